@@ -1,0 +1,293 @@
+"""The pair of HDF5 files: log-mels in one, piano rolls in the other, readable by h5py alone.
+
+Each file is a *store*: recordings appended along time in one resizable dataset ``data``
+(height, frames); ``metadata``, a string a recording, the literal of a tuple; ``data_idxs``
+(2, recordings), begin and end frame of each. The parameters are in the file name.
+"""
+
+import ast
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import parse
+
+from ov_piano.constants import MIDI_VALUES, ROLL_ROWS
+from ov_piano.data.maestro import MaestroMetadata
+from ov_piano.data.maps import MapsMetadata
+from ov_piano.errors import InputError
+
+METADATA_CLASSES = {
+    "MAESTROv1": MaestroMetadata,
+    "MAESTROv2": MaestroMetadata,
+    "MAESTROv3": MaestroMetadata,
+    "MAPS": MapsMetadata,
+}
+_MEL_NAME = "{dataset}_logmel_sr={sample_rate:d}_stft={window:d}w{hop:d}h_mel={mels:d}({fmin:d}-{fmax:d}).h5"
+_ROLL_NAME = "{dataset}_roll_quant={frame_secs:g}_midivals={midi_values:d}_extendsus={extend_sustain}.h5"
+
+
+class MelName(NamedTuple):
+    """Parameters of a log-mel store: rates in Hz, lengths in samples."""
+
+    dataset: str
+    sample_rate: int
+    window: int
+    hop: int
+    mels: int
+    fmin: int
+    fmax: int
+
+    @property
+    def frame_secs(self) -> float:
+        return self.hop / self.sample_rate
+
+    @property
+    def height(self) -> int:
+        return self.mels
+
+    def __str__(self) -> str:
+        return _MEL_NAME.replace(":d}", "}").format(**self._asdict())
+
+
+class RollName(NamedTuple):
+    """Parameters of a piano-roll store."""
+
+    dataset: str
+    frame_secs: float
+    extend_sustain: bool
+
+    @property
+    def height(self) -> int:
+        return ROLL_ROWS
+
+    def __str__(self) -> str:
+        pattern = _ROLL_NAME.replace(":d}", "}").replace(":g}", "}")
+        return pattern.format(midi_values=MIDI_VALUES, **self._asdict())
+
+
+def parse_mel_name(path: str | os.PathLike) -> MelName:
+    """:raises InputError: the name is not one that `MelName` makes."""
+    name = Path(path).name
+    found = parse.parse(_MEL_NAME, name, case_sensitive=True)
+    return _same_name(found and MelName(**found.named), path, MelName("MAESTROv3", 16000, 2048, 384, 250, 50, 8000))
+
+
+def parse_roll_name(path: str | os.PathLike) -> RollName:
+    """:raises InputError: the name is not one that `RollName` makes."""
+    name = Path(path).name
+    found = parse.parse(_ROLL_NAME, name, case_sensitive=True)
+    parsed = found and RollName(found["dataset"], found["frame_secs"], found["extend_sustain"] == "True")
+    return _same_name(parsed, path, RollName("MAESTROv3", 0.024, True))
+
+
+def _same_name(parsed, path, example):
+    """``parsed`` if it makes the name of ``path`` again: catches all that a pattern lets through."""
+    if not parsed or str(parsed) != Path(path).name or parsed.dataset not in METADATA_CLASSES:
+        raise InputError(f"{path}: expected a file name like {example} (MAESTROv1, v2, v3 or MAPS)")
+    return parsed
+
+
+class StoreWriter:
+    """Writes a store beside ``path`` and renames it when the ``with`` block ends well.
+
+    Leaving the block by an exception removes the unfinished file; a kill leaves only
+    ``path`` + ".partial".
+    """
+
+    def __init__(self, path: str | os.PathLike, height: int, chunk_frames: int):
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.chunk_frames = chunk_frames
+        if self.path.exists():
+            raise InputError(f"{path}: exists already and is not overwritten")
+        self._file = h5py.File(self.partial, "w")
+        self._data = self._file.create_dataset(
+            "data", (height, 0), np.float32, maxshape=(height, None), chunks=(height, chunk_frames), compression="lzf"
+        )
+        text = h5py.string_dtype(encoding="utf-8")
+        self._metadata = self._file.create_dataset("metadata", (0,), text, maxshape=(None,), chunks=(1024,))
+        self._idxs = self._file.create_dataset("data_idxs", (2, 0), np.int64, maxshape=(2, None), chunks=(2, 1024))
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            self._file.close()
+            if kind is None:
+                _sync(self.partial)
+                os.replace(self.partial, self.path)
+        finally:
+            self.partial.unlink(missing_ok=True)
+
+    @property
+    def frames(self) -> int:
+        return self._data.shape[1]
+
+    def append(self, array: np.ndarray, metadata: tuple) -> None:
+        """Add one recording, ``array``: (height, frames)."""
+        begin = self._extend(array.shape[1], metadata)
+        self._data[:, begin:] = array
+
+    def append_chunked(self, source: h5py.Dataset, lead: int, metadata: tuple) -> None:
+        """Add one recording from ``source``: (height, lead + frames), stored like ``data``.
+
+        Where the recording's frames lie on the same chunk grid here and there (that is, for
+        the right ``lead``), whole chunks are copied compressed as they are.
+        """
+        begin = self._extend(source.shape[1] - lead, metadata)
+        size, shift = self.chunk_frames, begin - lead
+        for left in range(0, source.shape[1], size):
+            right = min(left + size, source.shape[1])
+            inside = max(left, lead)
+            if shift % size == 0 and inside == left and right - left == size:
+                mask, chunk = source.id.read_direct_chunk((0, left))
+                self._data.id.write_direct_chunk((0, left + shift), chunk, mask)
+            elif inside < right:
+                self._data[:, inside + shift : right + shift] = source[:, inside:right]
+
+    def _extend(self, frames: int, metadata: tuple) -> int:
+        """Make room for ``frames`` and describe them; return their begin."""
+        begin, count = self._data.shape[1], self._metadata.shape[0]
+        self._data.resize(begin + frames, axis=1)
+        self._metadata.resize(count + 1, axis=0)
+        self._metadata[count] = repr(tuple(metadata))
+        self._idxs.resize(count + 1, axis=1)
+        self._idxs[:, count] = begin, begin + frames
+        return begin
+
+
+def _sync(path: Path) -> None:
+    """Have the file on disk before its name says that it is complete."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Store:
+    """Read-only view of a store; picklable, opened lazily by each process for itself.
+
+    :raises InputError: the file is missing, truncated, being written, or not a store of
+        this height.
+    """
+
+    def __init__(self, path: str | os.PathLike, height: int | None = None):
+        self.path = Path(path)
+        self._file, self._pid = None, None
+        if not self.path.is_file():
+            raise InputError(f"{path}: no such file")
+        try:
+            with h5py.File(self.path, "r") as file:
+                self.height, self.metadata, self.begins, self.ends = _check_store(file, height)
+        except BlockingIOError:
+            raise InputError(f"{path}: is being written by another process") from None
+        except (OSError, RuntimeError, KeyError, ValueError, SyntaxError) as error:
+            raise InputError(f"{path}: not a complete HDF5 file of recordings: {error}") from None
+
+    def __len__(self) -> int:
+        return len(self.metadata)
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_file": None, "_pid": None}
+
+    @property
+    def data(self) -> h5py.Dataset:
+        """The dataset (height, total frames), opened by the calling process."""
+        if self._file is None or self._pid != os.getpid():  # an HDF5 handle must not cross a fork
+            self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
+        return self._file["data"]
+
+    def read(self, begin: int, end: int) -> np.ndarray:
+        """Frames ``begin`` to ``end`` of the whole file: (height, end - begin) float32."""
+        return self.data[:, begin:end]
+
+    def close(self) -> None:
+        if self._file is not None and self._pid == os.getpid():
+            self._file.close()
+        self._file = None
+
+
+def _check_store(file: h5py.File, height: int | None) -> tuple[int, list[tuple], np.ndarray, np.ndarray]:
+    """Height, metadata, begins, ends of an open store, or `ValueError` that says what is odd."""
+    missing = [name for name in ("data", "metadata", "data_idxs") if not isinstance(file.get(name), h5py.Dataset)]
+    if missing:
+        raise ValueError(f"lacks the dataset {missing[0]!r}")
+    data, idxs = file["data"], file["data_idxs"][()]
+    if data.ndim != 2 or data.dtype != np.float32:
+        raise ValueError(f"data: expected two-dimensional float32, found {data.ndim} dimensions of {data.dtype}")
+    if height is not None and data.shape[0] != height:
+        raise ValueError(f"data: expected {height} rows, as the name says, found {data.shape[0]}")
+    metadata = [ast.literal_eval(text) for text in file["metadata"].asstr()[()]]
+    if not all(isinstance(entry, tuple) for entry in metadata):
+        raise ValueError("metadata: expected tuples")
+    if idxs.shape != (2, len(metadata)):
+        raise ValueError(f"data_idxs: expected shape {(2, len(metadata))}, found {idxs.shape}")
+    begins, ends = idxs.astype(np.int64)
+    bounds = np.concatenate([begins[:1], ends])
+    if not metadata or bounds[0] != 0 or bounds[-1] != data.shape[1] or (begins != bounds[:-1]).any():
+        raise ValueError(f"data_idxs: expected adjoining recordings from frame 0 to {data.shape[1]}")
+    if (ends <= begins).any():
+        raise ValueError("data_idxs: a recording without frames")
+    return data.shape[0], metadata, begins, ends
+
+
+class StorePair(NamedTuple):
+    """Log-mels and rolls of the same recordings, frame by frame."""
+
+    mel: Store
+    roll: Store
+    mel_name: MelName
+    roll_name: RollName
+    metadata: Sequence[tuple]  # MaestroMetadata or MapsMetadata, one a recording
+
+    @property
+    def dataset(self) -> str:
+        return self.mel_name.dataset
+
+    @property
+    def frame_secs(self) -> float:
+        return self.roll_name.frame_secs
+
+    @property
+    def begins(self) -> np.ndarray:
+        return self.mel.begins
+
+    @property
+    def ends(self) -> np.ndarray:
+        return self.mel.ends
+
+
+def open_pair(mel_path: str | os.PathLike, roll_path: str | os.PathLike) -> StorePair:
+    """Both stores, checked to hold the same recordings at the same frames.
+
+    :raises InputError: a file or its name cannot be used, or they do not belong together.
+    """
+    mel_name, roll_name = parse_mel_name(mel_path), parse_roll_name(roll_path)
+    mel, roll = Store(mel_path, mel_name.height), Store(roll_path, roll_name.height)
+    both = f"{mel_path} and {roll_path} do not belong together"
+    if mel_name.dataset != roll_name.dataset:
+        raise InputError(f"{both}: {mel_name.dataset} and {roll_name.dataset}")
+    if not math.isclose(mel_name.frame_secs, roll_name.frame_secs, rel_tol=1e-6):
+        raise InputError(f"{both}: frames of {mel_name.frame_secs:g} s and {roll_name.frame_secs:g} s")
+    if len(mel) != len(roll):
+        raise InputError(f"{both}: {len(mel)} and {len(roll)} recordings")
+    for ours, other in zip(mel.metadata, roll.metadata, strict=True):
+        if ours != other:
+            raise InputError(f"{both}: {ours} in the one where the other has {other}")
+    different = np.flatnonzero((mel.ends != roll.ends) | (mel.begins != roll.begins))
+    if different.size:
+        lengths = [int((store.ends - store.begins)[different[0]]) for store in (mel, roll)]
+        raise InputError(f"{both}: {mel.metadata[different[0]][0]} has {lengths[0]} and {lengths[1]} frames")
+    metadata_class = METADATA_CLASSES[mel_name.dataset]
+    try:
+        metadata = [metadata_class(*entry) for entry in mel.metadata]
+    except TypeError:
+        raise InputError(f"{mel_path}: metadata: expected {metadata_class._fields}") from None
+    return StorePair(mel, roll, mel_name, roll_name, metadata)

@@ -1,0 +1,128 @@
+"""MAESTRO v1, v2, v3: a CSV table and year folders -> recordings (Hawthorne et al., ICLR 2019)."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from ov_piano.data.recording import Recording
+from ov_piano.errors import InputError
+
+SPLITS = ("train", "validation", "test")
+PUBLISHED_ROWS = {1: 1184, 2: 1282, 3: 1276}  # by version
+COLUMNS = (
+    "canonical_composer",
+    "canonical_title",
+    "split",
+    "year",
+    "midi_filename",
+    "audio_filename",
+    "duration",
+)
+
+log = logging.getLogger(__name__)
+
+
+class MaestroMetadata(NamedTuple):
+    """One recording as the HDF5 files describe it; ``basename`` has no folder and no suffix."""
+
+    basename: str
+    year: int
+    split: str
+    duration: float  # s
+    composer: str
+    title: str
+
+
+def dataset_name(version: int) -> str:
+    """The name in the HDF5 file names."""
+    if version not in PUBLISHED_ROWS:
+        raise InputError(f"MAESTRO version {version}: expected one of {', '.join(map(str, PUBLISHED_ROWS))}")
+    return f"MAESTROv{version}"
+
+
+def load_recordings(
+    root: str | Path,
+    version: int = 3,
+    splits: Sequence[str] | None = None,
+    years: Sequence[int] | None = None,
+    need_audio: bool = True,
+) -> list[Recording]:
+    """The recordings under ``root``, in the order of its CSV, of the given splits and years (None: all).
+
+    A year folder that is missing altogether is a subset as users download it; a missing file
+    in a folder that exists is an error.
+
+    :raises InputError: missing or foreign CSV, unknown split or year, missing file, nothing left.
+    """
+    root = Path(root)
+    csv_path = root / f"maestro-v{version}.0.0.csv"
+    table = _read_csv(csv_path, version)
+    wanted_splits = _subset("split", splits, SPLITS)
+    wanted_years = _subset("year", years, sorted(table["year"].unique()))
+    recordings, absent = [], set()
+    for row in table.itertuples(index=False):
+        if row.split not in wanted_splits or row.year not in wanted_years:
+            continue
+        audio, midi = root / row.audio_filename, root / row.midi_filename
+        if not midi.parent.is_dir():
+            absent.add(midi.parent.name)
+            continue
+        for path in (midi, audio) if need_audio else (midi,):
+            if not path.is_file():
+                raise InputError(f"{path}: no such file, although {csv_path.name} lists it")
+        metadata = MaestroMetadata(
+            midi.stem, int(row.year), row.split, float(row.duration), row.canonical_composer, row.canonical_title
+        )
+        recordings.append(Recording(midi.stem, audio, midi, metadata))
+    if absent:
+        log.warning("%s: no folder %s: their recordings are left out", root, ", ".join(sorted(absent)))
+    if not recordings:
+        raise InputError(f"{root}: no recording left (splits {list(wanted_splits)}, years {list(wanted_years)})")
+    names = [recording.name for recording in recordings]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{csv_path}: lists {twice} more than once")
+    return recordings
+
+
+def _read_csv(path: Path, version: int) -> pd.DataFrame:
+    """The table with its columns checked."""
+    dataset_name(version)
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent}: no such folder")
+    if not path.is_file():
+        others = sorted(other.name for other in path.parent.glob("*.csv"))
+        raise InputError(f"{path}: no such file (found {', '.join(others) or 'no CSV'} there)")
+    try:
+        table = pd.read_csv(path, encoding="utf-8", keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a CSV table: {error}") from None
+    missing = [column for column in COLUMNS if column not in table.columns]
+    if missing:
+        raise InputError(f"{path}: expected the columns {', '.join(COLUMNS)}; {', '.join(missing)} missing")
+    if table.empty:
+        raise InputError(f"{path}: no rows")
+    for column, kind in (("year", "int64"), ("duration", "float64")):
+        try:
+            table[column] = pd.to_numeric(table[column]).astype(kind)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: column {column}: expected numbers: {error}") from None
+    unknown = sorted(set(table["split"]) - set(SPLITS))
+    if unknown:
+        raise InputError(f"{path}: column split: expected {', '.join(SPLITS)}, found {unknown[0]!r}")
+    if len(table) != PUBLISHED_ROWS[version]:
+        log.info("%s: %d rows, the published table has %d", path, len(table), PUBLISHED_ROWS[version])
+    return table
+
+
+def _subset(what: str, wanted: Sequence | None, known: Sequence) -> Sequence:
+    """``wanted`` or all, each of which must be known."""
+    if wanted is None:
+        return known
+    for value in wanted:
+        if value not in known:
+            raise InputError(f"unknown {what} {value!r}: expected one of {', '.join(map(str, known))}")
+    return wanted
