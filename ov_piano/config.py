@@ -91,7 +91,7 @@ def _read_value(field: dataclasses.Field, text: str) -> Any:
     is_text = field.type in (str, str | None)
     try:
         value = text if is_text and text != "null" else yaml.safe_load(text)
-        probe = OmegaConf.structured(dataclasses.make_dataclass("Setting", [("value", field.type, None)]))
+        probe = OmegaConf.structured(dataclasses.make_dataclass("Setting", [("value", field.type | None, None)]))
         probe.value = value
     except (OmegaConfBaseException, yaml.YAMLError, ValueError):
         raise InputError(f"setting {field.name}={text}: expected {kind}") from None
