@@ -118,7 +118,7 @@ def conv1x1_head(widths: Sequence[int], momentum: float, slope: float, dropout: 
             nn.Conv2d(in_channels, out_channels, 1, bias=False),
             nn.BatchNorm2d(out_channels, momentum=momentum),
             nn.LeakyReLU(slope, inplace=True),
-            nn.Dropout(dropout, inplace=True),
+            nn.Dropout(dropout),
         ]
     return nn.Sequential(*layers, nn.Conv2d(widths[-2], widths[-1], 1))
 
