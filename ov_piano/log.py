@@ -1,0 +1,58 @@
+"""What a run says: coloured on the terminal, plain in a text file, and as JSON lines for programs."""
+
+import json
+import logging
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import coloredlogs
+
+FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def timestamp() -> str:
+    """The moment as file names hold it: ``YYYY_MM_DD_HH_MM_SS.mmm``."""
+    return datetime.now().strftime("%Y_%m_%d_%H_%M_%S.%f")[:-3]
+
+
+class RunLog:
+    """A run's messages, in colour on the terminal and in ``OUTPUT_DIR/txt_logs/NAME.log``.
+
+    ``record(**values)`` appends one JSON object a line to ``NAME.jsonl`` beside it. In
+    processes with ``writer=False`` (all but the first of several) nothing is written.
+    """
+
+    def __init__(self, output_dir: str | Path, name: str, writer: bool = True):
+        self.writer = writer
+        self.logger = logging.getLogger("ov_piano")
+        self.logger.setLevel(logging.INFO)
+        self._jsonl = self._text = None
+        if not writer:
+            self.logger.setLevel(logging.ERROR)
+            return
+        coloredlogs.install(level="INFO", logger=self.logger, fmt=FORMAT)
+        folder = Path(output_dir) / "txt_logs"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._text = logging.FileHandler(folder / f"{name}.log", encoding="utf-8")
+        self._text.setFormatter(logging.Formatter(FORMAT))
+        self.logger.addHandler(self._text)
+        self._jsonl = open(folder / f"{name}.jsonl", "a", encoding="utf-8")
+
+    def info(self, message: str, *args: Any) -> None:
+        """Log ``message`` with ``%``-style ``args``."""
+        self.logger.info(message, *args)
+
+    def record(self, **values: Any) -> None:
+        """Append ``values`` with the time to the JSON lines."""
+        if self._jsonl:
+            self._jsonl.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+            self._jsonl.flush()
+
+    def close(self) -> None:
+        """Close the files."""
+        if self.writer:
+            self.logger.removeHandler(self._text)
+            self._text.close()
+            self._jsonl.close()

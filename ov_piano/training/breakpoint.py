@@ -1,0 +1,47 @@
+"""Pausing a running training from outside: ``breakpoint.json``."""
+
+import json
+import logging
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+KEYS = ("inconditional", "step_gt", "step_every")
+
+
+class BreakpointFile:
+    """Reads ``{"inconditional": bool, "step_gt": int or null, "step_every": int or null}`` at every step.
+
+    A missing, unreadable or odd file never stops training; each new fault is logged once.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._last_fault: str | None = None
+
+    def wants_pause(self, step: int) -> bool:
+        """Whether training should stop for inspection at ``step``."""
+        try:
+            rules = json.loads(self.path.read_text(encoding="utf-8"))
+            if not isinstance(rules, dict):
+                raise ValueError("expected an object with the keys " + ", ".join(KEYS))
+            for key in KEYS[1:]:
+                if rules.get(key) is not None and type(rules[key]) is not int:
+                    raise ValueError(f"{key} must be a whole number or null")
+            if unknown := set(rules) - set(KEYS):
+                raise ValueError(f"unknown key {min(unknown)!r}")
+        except (OSError, ValueError, RecursionError) as error:
+            self._warn_once(str(error))
+            return False
+        self._last_fault = None
+        step_gt, step_every = rules.get("step_gt"), rules.get("step_every")
+        return (
+            rules.get("inconditional") is True
+            or (step_gt is not None and step > step_gt)
+            or (bool(step_every) and step % step_every == 0)
+        )
+
+    def _warn_once(self, fault: str) -> None:
+        if fault != self._last_fault:
+            logger.warning("%s is ignored: %s", self.path, fault)
+            self._last_fault = fault

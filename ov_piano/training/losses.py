@@ -1,0 +1,22 @@
+"""What training minimises."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits as bce
+
+
+def onset_loss(stage_logits: Sequence[Tensor], onset_target: Tensor, positives_weight: float) -> Tensor:
+    """Mean over the stages of the cross-entropy, with onsets weighted against the far more frequent rest.
+
+    ``stage_logits``: one (b, keys, t) a stage; ``onset_target``: (b, keys, t) of 0 and 1.
+    """
+    weight = torch.tensor(positives_weight, device=onset_target.device)
+    losses = [bce(logits.float(), onset_target, pos_weight=weight) for logits in stage_logits]
+    return torch.stack(losses).mean()
+
+
+def velocity_loss(velocity_logits: Tensor, onset_target: Tensor, velocity_target: Tensor) -> Tensor:
+    """Cross-entropy against velocities in 0-1, counted at onsets only but averaged over all cells; all (b, keys, t)."""
+    return (onset_target * bce(velocity_logits.float(), velocity_target, reduction="none")).mean()

@@ -1,0 +1,91 @@
+"""All that a training needs to continue as if it had never stopped.
+
+Randomness needs no saving: the order of the chunks and the dropout masks are functions of the
+seed and the step (``seed_step``), so a state holds numbers, tensors and text only and loads
+without executing anything.
+"""
+
+import os
+import re
+import subprocess
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ov_piano.errors import InputError
+
+NAME = "training_state_step={step}.pt"
+KEPT = 2
+
+
+@dataclass
+class TrainingState:
+    """Model and optimizer as state dicts, and the position within the run."""
+
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    step: int  # steps done
+    epoch: int  # 0-based epoch of the next batch
+    batch: int  # 0-based index of the next batch in its epoch, counted in global batches
+    conf: str  # resolved settings as YAML
+    commit: str
+
+    @classmethod
+    def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer, **position: Any) -> "TrainingState":
+        """The state of ``model`` and ``optimizer``; ``position`` gives the remaining fields."""
+        return cls(model=model.state_dict(), optimizer=optimizer.state_dict(), commit=git_commit(), **position)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the state into ``folder`` in one piece and delete all but the last two."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / NAME.format(step=self.step)
+        partial = path.with_suffix(".partial")
+        try:
+            torch.save(asdict(self), partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        for old in saved_states(folder)[:-KEPT]:
+            old.unlink()
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "TrainingState":
+        """Read a state.
+
+        :raises InputError: ``path`` is missing or no training state
+        """
+        if not Path(path).is_file():
+            raise InputError(f"{path}: no such training state")
+        try:
+            return cls(**torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:  # whatever a broken or foreign file makes the unpickler raise
+            raise InputError(f"{path}: not a training state saved by script 1 ({type(error).__name__})") from None
+
+
+def saved_states(folder: str | Path) -> list[Path]:
+    """The states in ``folder``, oldest step first."""
+    steps = {}
+    for path in Path(folder).glob(NAME.format(step="*")):
+        if match := re.fullmatch(re.escape(NAME).replace(r"\{step\}", r"(\d+)"), path.name):
+            steps[int(match[1])] = path
+    return [steps[step] for step in sorted(steps)]
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Seed torch for one step, so that its dropout masks depend on nothing that came before."""
+    torch.manual_seed(zlib.crc32(f"{seed} {step} {rank}".encode()))
+
+
+def git_commit() -> str:
+    """The commit of this checkout, ``+`` appended where files differ from it; "unknown" outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    try:
+        return subprocess.run([*git, "--exclude=*"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

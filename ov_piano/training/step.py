@@ -1,0 +1,79 @@
+"""One training step: batch -> losses -> gradients -> update."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ov_piano.training.losses import onset_loss, velocity_loss
+from ov_piano.training.sgdr import CyclicDecay
+from ov_piano.training.targets import training_targets
+
+Forward = Callable[[Tensor], tuple[Sequence[Tensor], Tensor]]
+
+
+class Losses(NamedTuple):
+    """Scalars with gradients; ``total`` is what the step minimises."""
+
+    total: Tensor
+    onset: Tensor
+    velocity: Tensor  # with its weight in the total
+
+
+class TrainingStep:
+    """What one step does to a model, in two halves, so that a run can be inspected between them.
+
+    :param forward: log-mel (b, mels, t) -> onset logits of each stage and velocity logits, (b, keys, t-1)
+    :param optimizer: its learning rate is set by ``schedule`` at every update
+    :param velocity_weight: factor of the velocity loss in the total
+    :param train_onsets: whether the onset loss takes part
+    :param bf16: compute the forward pass in bfloat16 where autocast deems it safe
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        optimizer: torch.optim.Optimizer,
+        schedule: CyclicDecay,
+        *,
+        positives_weight: float,
+        velocity_weight: float,
+        train_onsets: bool = True,
+        bf16: bool = False,
+    ):
+        self.forward = forward
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.positives_weight = positives_weight
+        self.velocity_weight = velocity_weight
+        self.train_onsets = train_onsets
+        self.bf16 = bf16
+
+    def losses(self, logmel: Tensor, key_velocities: Tensor) -> Losses:
+        """Losses of a batch: ``logmel`` (b, mels, t) in dB, ``key_velocities`` (b, keys, t) in 0-127."""
+        onset_target, velocity_target = training_targets(key_velocities)
+        with torch.autocast(logmel.device.type, torch.bfloat16, enabled=self.bf16):
+            stage_logits, velocity_logits = self.forward(logmel)
+        onset = onset_loss(stage_logits, onset_target, self.positives_weight)
+        velocity = self.velocity_weight * velocity_loss(velocity_logits, onset_target, velocity_target)
+        return Losses(onset + velocity if self.train_onsets else velocity, onset, velocity)
+
+    def update(self, losses: Losses, step: int) -> tuple[float, bool]:
+        """Descend along the gradients of ``losses`` at the 1-based ``step``.
+
+        Returns the learning rate used and whether a cycle of the schedule ended.
+        """
+        lr, cycle_ends = self.schedule(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        self.optimizer.step()
+        return lr, cycle_ends
+
+
+def sgd(model: nn.Module, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    """Optimizer over the parameters of ``model`` that are not frozen."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return torch.optim.SGD(parameters, lr=0.0, momentum=momentum, weight_decay=weight_decay)

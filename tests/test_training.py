@@ -1,0 +1,108 @@
+"""Targets, losses, schedule and step against numbers computed with the published code."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.training.breakpoint import BreakpointFile
+from ov_piano.training.sgdr import CyclicDecay
+from ov_piano.training.step import TrainingStep, sgd
+from ov_piano.training.targets import training_targets
+from tests.golden_weights import golden_state
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return np.load(GOLDEN / "train_steps.npz")
+
+
+def test_targets_by_hand():
+    velocities = torch.zeros(1, 1, 8)
+    velocities[0, 0, [0, 2, 3, 7]] = torch.tensor([99.0, 127.0, 64.0, 32.0])
+    onsets, vels = training_targets(velocities)
+    # frame 0 is dropped with its onset; 64 at frame 3 shows only once the 127 before it has passed
+    assert onsets.tolist() == [[[0, 1, 1, 1, 1, 0, 1]]]
+    assert (vels * 127).round().tolist() == [[[0, 127, 127, 127, 64, 0, 32]]]
+
+
+def test_targets_equal_the_published(golden):
+    onsets, velocities = training_targets(torch.from_numpy(golden["roll"][:, 21:109]))
+    np.testing.assert_array_equal(onsets, golden["onset_target"])
+    np.testing.assert_allclose(velocities, golden["velocity_target"], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule"),
+    [
+        ("default", CyclicDecay(6.0, 1e-5, 1500, 0.95, 1.0)),
+        ("slowdown", CyclicDecay(1.0, 1e-3, 10, 0.5, 2.0)),
+    ],
+)
+def test_schedule_equals_the_published(name, schedule):
+    sequences = np.load(GOLDEN / "sgdr.npz")
+    lrs, ends = zip(*(schedule(step) for step in range(1, len(sequences[f"{name}_lr"]) + 1)), strict=True)
+    np.testing.assert_allclose(lrs, sequences[f"{name}_lr"], rtol=1e-6)
+    np.testing.assert_array_equal(ends, sequences[f"{name}_wrapped"])
+
+
+def test_nine_steps_equal_the_published(golden):
+    model = OnsetVelocityNet(dropout=0.0)
+    model.load_state_dict(golden_state(model, db_statistics=False))
+    model.train()
+    step = TrainingStep(
+        model, sgd(model, 0.85, 0.0), CyclicDecay(0.1, 1e-5, 4, 0.95, 1.0), positives_weight=8.0, velocity_weight=10.0
+    )
+    logmel, velocities = torch.from_numpy(golden["x"]), torch.from_numpy(golden["roll"][:, 21:109])
+    found, rates = [], []
+    for i in range(1, 10):
+        losses = step.losses(logmel, velocities)
+        found.append([losses.onset.item(), losses.velocity.item()])
+        rates.append(step.update(losses, i)[0])
+        if i == 1:
+            norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
+    np.testing.assert_allclose(found, golden["losses"], rtol=1e-3)
+    np.testing.assert_allclose(rates, golden["lrs"], rtol=1e-6)
+    expected = dict(zip(golden["grad_names"], golden["grad_norms"], strict=True))
+    assert norms.keys() == expected.keys()
+    np.testing.assert_allclose([norms[n] for n in expected], list(expected.values()), rtol=1e-2, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rules", "pauses_at"),
+    [
+        ({"inconditional": False, "step_gt": None, "step_every": None}, []),
+        ({"inconditional": True, "step_gt": None, "step_every": None}, [1, 2, 3, 4, 5, 6]),
+        ({"inconditional": False, "step_gt": 4, "step_every": None}, [5, 6]),
+        ({"inconditional": False, "step_gt": None, "step_every": 3}, [3, 6]),
+        ({"inconditional": False, "step_gt": 5, "step_every": 2}, [2, 4, 6]),
+        ({"inconditional": True, "step_gt": "soon", "step_every": None}, []),
+        ({"inconditional": False, "step_gt": True, "step_every": 1.5}, []),
+        ({"inconditional": "false", "step_gt": None, "step_every": 0}, []),
+        ([1, 2], []),
+    ],
+)
+def test_breakpoint_rules(tmp_path, rules, pauses_at):
+    path = tmp_path / "breakpoint.json"
+    path.write_text(json.dumps(rules))
+    breakpoint_file = BreakpointFile(path)
+    assert [step for step in range(1, 7) if breakpoint_file.wants_pause(step)] == pauses_at
+
+
+def test_each_fault_of_the_breakpoint_file_is_logged_once(tmp_path, caplog):
+    path = tmp_path / "breakpoint.json"
+    breakpoint_file = BreakpointFile(path)
+    with caplog.at_level(logging.WARNING):
+        for text in (None, "{", "", '{"step_gt": "x"}', "[" * 100_000, b"\xff\xfe"):
+            if text is not None:
+                path.write_bytes(text if isinstance(text, bytes) else text.encode())
+            assert not any(breakpoint_file.wants_pause(step) for step in range(1, 4))
+    assert len(caplog.records) == 6
+    path.write_text('{"inconditional": true}')
+    assert breakpoint_file.wants_pause(1)
