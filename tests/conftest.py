@@ -9,7 +9,7 @@ import pytest
 import soundfile as sf
 
 TICKS_PER_SEC = 1000  # 500 ticks a beat at the default 120 beats a minute
-COLUMNS = "canonical_composer,canonical_title,split,year,midi_filename,audio_filename,duration".split(",")
+COLUMNS = ["canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename", "duration"]
 TOY_SPLITS = {"train": (2004, 4), "validation": (2009, 2), "test": (2018, 2)}  # year folder, recordings
 TOY_MAPS = (
     "AkPnBcht/MUS/MAPS_MUS-chpn_op27_2_AkPnBcht",
@@ -62,7 +62,7 @@ def write_midi(path: Path, notes: list, two_tracks: bool = True, controls: list 
     file.save(path)
 
 
-def write_wave(path: Path, notes: list, seconds: float, rate: int = 44100, channels: int = 2, seed: int = 0) -> None:
+def write_wave(path: Path, notes: list, seconds: float, *, rate: int = 44100, channels: int = 2, seed: int = 0) -> None:
     """Decaying harmonics for each note, a little noise, 16 bit."""
     rng, time = np.random.default_rng(seed), np.arange(round(seconds * rate)) / rate
     wave = rng.normal(0, 1e-4, len(time))
@@ -85,7 +85,7 @@ def write_toy_maestro(root: Path, seed: int = 0) -> Path:
             pedal = [(0.5, 64, 90), (1.5, 64, 0), (2.0, 67, 60), (2.6, 67, 0)]
             write_midi(root / f"{name}.midi", notes, controls=pedal)
             rate, channels = ((44100, 2), (16000, 1))[index % 2]
-            write_wave(root / f"{name}.wav", notes, seconds, rate, channels, seed=index)
+            write_wave(root / f"{name}.wav", notes, seconds, rate=rate, channels=channels, seed=index)
             title = f'Étude "No. {index}", {split}'
             rows.append(("Composer's name", title, split, year, f"{name}.midi", f"{name}.wav", f"{seconds:.6f}"))
     with open(root / "maestro-v3.0.0.csv", "w", newline="", encoding="utf-8") as file:
