@@ -1,0 +1,116 @@
+"""A piano's keys and pedals as a state machine: from key and pedal messages to note events.
+
+A note begins when its key is struck. It ends when nothing holds its damper up any more: the key is lifted and
+neither the sustain nor the sostenuto pedal holds it (until then a lifted key is "resonant"), or the key is struck
+again. Pedals follow the MIDI 1.0 control changes 64 (sustain) and 66 (sostenuto); the soft pedal (67) holds nothing.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+SUSTAIN, SOSTENUTO, SOFT = 64, 66, 67  # control change numbers
+SUSTAIN_OFF = 7  # sustain holds above this value: half-pedalling players rest their foot on the pedal
+RESTRIKE_SECS = 0.001  # a key struck while down was lifted this long before
+
+
+class KeyMessage(NamedTuple):
+    """What a player does to a key (`is_pedal` False) or a pedal: `number` is the MIDI note or the control change,
+    `value` (0-127) the velocity, 0 for a lifted key, or the pedal's position."""
+
+    secs: float
+    is_pedal: bool
+    number: int
+    value: int
+
+
+class Note(NamedTuple):
+    onset_secs: float
+    offset_secs: float
+    note: int
+    velocity: int
+
+
+class Keyboard:
+    """Receives what the player does, in order of time, and collects the finished notes in `notes`.
+
+    Impossible gestures are put right and counted: `restruck` (struck while down) and `unmatched` (lifted while up).
+    """
+
+    def __init__(self, extend_sustain: bool = True):
+        self.notes: list[Note] = []
+        self.restruck = 0
+        self.unmatched = 0
+        self._extend_sustain = extend_sustain
+        self._sounding: dict[int, tuple[float, int]] = {}  # key -> onset in seconds, velocity
+        self._down: set[int] = set()
+        self._sustain = False
+        self._sostenuto = False
+        self._sostenuto_keys: set[int] = set()  # down when the sostenuto pedal became active
+
+    def strike(self, secs: float, key: int, velocity: int) -> None:
+        if key in self._down:
+            self.restruck += 1
+            self._end(key, secs if self._held_by_pedal(key) else secs - RESTRIKE_SECS)
+        elif key in self._sounding:
+            self._end(key, secs)
+        self._down.add(key)
+        self._sounding[key] = (secs, velocity)
+
+    def lift(self, secs: float, key: int) -> None:
+        if key not in self._down:
+            self.unmatched += 1
+            return
+        self._down.remove(key)
+        if not self._held_by_pedal(key):
+            self._end(key, secs)
+
+    def move_sustain(self, secs: float, value: int) -> None:
+        was_active = self._sustain
+        self._sustain = self._extend_sustain and value > SUSTAIN_OFF
+        if was_active and not self._sustain:
+            self._end_released(secs)
+
+    def move_sostenuto(self, secs: float, value: int) -> None:
+        was_active = self._sostenuto
+        self._sostenuto = value > 0
+        if self._sostenuto and not was_active:
+            self._sostenuto_keys = set(self._down)
+        elif was_active and not self._sostenuto:
+            self._sostenuto_keys = set()
+            self._end_released(secs)
+
+    def finish(self, last_secs: float) -> None:
+        """End what still sounds at `last_secs`, the recording's last timestamp."""
+        for key in list(self._sounding):
+            self._end(key, last_secs)
+        self._down.clear()
+
+    def _held_by_pedal(self, key: int) -> bool:
+        return self._sustain or key in self._sostenuto_keys
+
+    def _end(self, key: int, secs: float) -> None:
+        onset_secs, velocity = self._sounding.pop(key)
+        self.notes.append(Note(onset_secs, max(onset_secs, secs), key, velocity))
+
+    def _end_released(self, secs: float) -> None:
+        """A pedal went up: end the resonant keys that nothing holds any more."""
+        for key in self._sounding.keys() - self._down:
+            if not self._held_by_pedal(key):
+                self._end(key, secs)
+
+
+def play(messages: Iterable[KeyMessage], last_secs: float, extend_sustain: bool = True) -> Keyboard:
+    """Send messages in order of time to a new keyboard and end the notes still sounding at `last_secs`."""
+    keyboard = Keyboard(extend_sustain)
+    for secs, is_pedal, number, value in messages:
+        if not is_pedal:
+            if value:
+                keyboard.strike(secs, number, value)
+            else:
+                keyboard.lift(secs, number)
+        elif number == SUSTAIN:
+            keyboard.move_sustain(secs, value)
+        elif number == SOSTENUTO:
+            keyboard.move_sostenuto(secs, value)
+    keyboard.finish(last_secs)
+    return keyboard

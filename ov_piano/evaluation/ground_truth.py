@@ -1,0 +1,30 @@
+"""Reference notes for scoring: from the MIDI files, never from quantised rolls."""
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ov_piano.data.midi import read_notes
+
+SHORTEST_SECS = 0.001  # given to notes of no length, which mir_eval would refuse
+
+
+def load_ground_truth(midi_path: Path | str) -> np.ndarray:
+    """Notes (n, 4) float64 of a MIDI file, extended by the sustain pedal: onset s, offset s, MIDI note, velocity."""
+    notes = read_notes(midi_path, extend_sustain=True).notes
+    onsets, offsets = notes[:, 0], notes[:, 1]
+    notes[:, 1] = np.where(offsets > onsets, offsets, onsets + SHORTEST_SECS)
+    return notes
+
+
+def load_ground_truths(midi_paths: Sequence[Path | str], jobs: int = 1) -> list[np.ndarray]:
+    """`load_ground_truth` of each file, in the order given, by `jobs` processes."""
+    progress = {"total": len(midi_paths), "desc": "ground truth", "unit": "file", "disable": None}
+    if jobs <= 1 or len(midi_paths) <= 1:
+        return [load_ground_truth(path) for path in tqdm(midi_paths, **progress)]
+    with ProcessPoolExecutor(min(jobs, len(midi_paths)), mp_context=get_context("spawn")) as pool:
+        return list(tqdm(pool.map(load_ground_truth, midi_paths, chunksize=4), **progress))
