@@ -1,0 +1,193 @@
+"""Audio file -> mono wave -> log-mel spectrogram, in blocks, so that memory does not grow with the file's rate.
+
+The results are those of torchaudio's `Resample`, `MelSpectrogram` and `AmplitudeToDB` on the
+whole file, to float32 rounding.
+"""
+
+import math
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile as sf
+import torch
+import torchaudio
+from torch import Tensor, nn
+
+from ov_piano.constants import HOP, MEL_FMAX, MEL_FMIN, MELS, SAMPLE_RATE, TOP_DB, WINDOW
+from ov_piano.errors import InputError
+
+RATES = range(1000, 1_000_001)  # Hz, of audio files
+LARGEST_KERNEL = 2**26  # entries; an odd ratio of rates would need gigabytes
+LARGEST_SAMPLE = 1e9  # full scale is 1; beyond this the power spectrogram could overflow
+SILENCE_DB = -100.0  # dB, log-mel of digital silence: AmplitudeToDB's floor of 1e-10
+BLOCK_SECS = 10  # read and resampled at once
+BLOCK_FRAMES = 256  # spectrogram frames computed at once: fits the cache
+
+
+class AudioInfo(NamedTuple):
+    """What an audio file's header says."""
+
+    samples: int  # a channel
+    sample_rate: int  # Hz
+    channels: int
+
+
+def audio_info(path: str | Path) -> AudioInfo:
+    """:raises InputError: missing, empty, truncated or not audio."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    _check_wave_length(path)
+    try:
+        info = sf.info(path)
+    except (sf.SoundFileError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not an audio file that can be read: {error}") from None
+    if info.samplerate not in RATES:
+        raise InputError(f"{path}: sampling rate {info.samplerate} Hz, expected {RATES[0]} to {RATES[-1]} Hz")
+    if info.frames <= 0:
+        raise InputError(f"{path}: holds no samples")
+    return AudioInfo(info.frames, info.samplerate, info.channels)
+
+
+def _check_wave_length(path: Path) -> None:
+    """libsndfile reads what there is of a truncated wave file in silence; its data chunk tells."""
+    size = path.stat().st_size
+    if size == 0:
+        raise InputError(f"{path}: empty file")
+    with path.open("rb") as file:
+        riff, _, wave = struct.unpack("<4sI4s", file.read(12).ljust(12))
+        if (riff, wave) != (b"RIFF", b"WAVE"):
+            return
+        while len(head := file.read(8)) == 8:
+            name, length = struct.unpack("<4sI", head)
+            if name == b"data":
+                missing = file.tell() + length - size
+                if missing > 0 and length < 0xFFFFFF00:  # programs that stream put about 2**32 - 1
+                    raise InputError(f"{path}: truncated, {missing} of {length} bytes of its samples are missing")
+                return
+            file.seek(length + length % 2, 1)
+
+
+def resampled_length(samples: int, rate_in: int, rate_out: int) -> int:
+    """Samples after resampling: ceil(samples * rate_out / rate_in)."""
+    return -(-samples * rate_out // rate_in)
+
+
+def logmel_frames(
+    samples_in: int, rate_in: int, *, sample_rate: int = SAMPLE_RATE, window: int = WINDOW, hop: int = HOP
+) -> int:
+    """Frames of the log-mel of a file with ``samples_in`` samples at ``rate_in`` Hz, known beforehand."""
+    samples = resampled_length(samples_in, rate_in, sample_rate)
+    return 1 + (samples + 2 * (window // 2) - window) // hop
+
+
+class _Resampler:
+    """torchaudio's `Resample` fed block by block, as a matrix product instead of a strided convolution.
+
+    Each ``step`` input samples make one row of output samples from the inputs around them.
+    """
+
+    def __init__(self, rate_in: int, rate_out: int):
+        divisor = math.gcd(rate_in, rate_out)
+        self.step = rate_in // divisor
+        if self.step * (rate_out // divisor) > LARGEST_KERNEL:
+            raise InputError(f"sampling rate {rate_in} Hz has no simple ratio to {rate_out} Hz: convert it first")
+        transform = torchaudio.transforms.Resample(rate_in, rate_out)
+        self.width = transform.width
+        self.kernel = transform.kernel[:, 0].T.contiguous()  # (taps, outputs a step)
+        self.pending = torch.zeros(self.width)
+
+    def __call__(self, block: Tensor) -> Tensor:
+        wave = torch.cat([self.pending, block])
+        taps = len(self.kernel)
+        if len(wave) < taps:
+            self.pending = wave
+            return wave[:0]
+        rows = wave.unfold(0, taps, self.step)
+        self.pending = wave[len(rows) * self.step :]
+        return (rows @ self.kernel).flatten()
+
+    def finish(self) -> Tensor:
+        return self(torch.zeros(self.width + self.step))
+
+
+def load_mono(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Tensor:
+    """The file's mean over channels at ``sample_rate``: (samples,) float32.
+
+    :raises InputError: the file cannot be read to its end, or holds NaN or infinite samples.
+    """
+    info = audio_info(path)
+    wave = torch.empty(resampled_length(info.samples, info.sample_rate, sample_rate))
+    try:
+        resampler = None if info.sample_rate == sample_rate else _Resampler(info.sample_rate, sample_rate)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    filled = 0
+    for block in _mono_blocks(path, info):
+        resampled = resampler(block) if resampler else block
+        wave[filled : filled + len(resampled)] = resampled
+        filled += len(resampled)
+    if resampler:
+        wave[filled:] = resampler.finish()[: len(wave) - filled]
+    return wave
+
+
+def _mono_blocks(path: str | Path, info: AudioInfo):
+    """Mean over channels of the whole file in blocks: (samples,) float32."""
+    buffer = np.empty((BLOCK_SECS * info.sample_rate, info.channels), np.float32)
+    read = 0
+    try:
+        with sf.SoundFile(path) as file:
+            while read < info.samples and len(block := file.read(out=buffer)):
+                mono = torch.from_numpy(block).mean(1) if info.channels > 1 else torch.from_numpy(block[:, 0].copy())
+                if not mono.abs().max() <= LARGEST_SAMPLE:  # false for NaN, too
+                    raise InputError(f"{path}: holds samples that are NaN, infinite or far beyond full scale")
+                read += len(block)
+                yield mono
+    except (sf.SoundFileError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read beyond sample {read}: {error}") from None
+    if read != info.samples:
+        raise InputError(f"{path}: truncated: {info.samples} samples expected, {read} found")
+
+
+class LogMel(nn.Module):
+    """Wave (samples,) -> log-mel (mels, frames) in dB.
+
+    Power spectrogram, centred, reflected at the ends, Hann window; HTK mel scale without
+    norm; floor ``TOP_DB`` below the maximum of the whole wave.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_rate: int = SAMPLE_RATE,
+        window: int = WINDOW,
+        hop: int = HOP,
+        mels: int = MELS,
+        fmin: float = MEL_FMIN,
+        fmax: float = MEL_FMAX,
+    ):
+        super().__init__()
+        self.hop = hop
+        filters = torchaudio.functional.melscale_fbanks(window // 2 + 1, fmin, fmax, mels, sample_rate)
+        self.register_buffer("window", torch.hann_window(window), persistent=False)
+        self.register_buffer("filters", filters, persistent=False)  # (bins, mels)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        size = len(self.window)
+        if len(wave) <= size // 2:
+            raise InputError(f"expected more than {size // 2} samples, found {len(wave)}")
+        padded = nn.functional.pad(wave[None], (size // 2, size // 2), mode="reflect")[0]
+        frames = padded.unfold(0, size, self.hop)  # (frames, window), a view
+        logmel = wave.new_empty(self.filters.shape[1], len(frames))
+        for begin in range(0, len(frames), BLOCK_FRAMES):
+            block = slice(begin, begin + BLOCK_FRAMES)
+            spectrum = torch.fft.rfft(frames[block] * self.window)
+            power = spectrum.real.square() + spectrum.imag.square()
+            logmel[:, block] = (power @ self.filters).T
+        logmel.clamp_(min=10 ** (SILENCE_DB / 10)).log10_().mul_(10)
+        return logmel.clamp_(min=float(logmel.max()) - TOP_DB)
