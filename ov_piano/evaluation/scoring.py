@@ -129,9 +129,12 @@ def match_pairs(refs: np.ndarray, ests: np.ndarray) -> np.ndarray:
     graph: dict[int, list[int]] = {}
     for ref, est in zip(refs[~alone].tolist(), ests[~alone].tolist(), strict=True):
         graph.setdefault(est, []).append(ref)
-    chosen = np.array(list(_bipartite_match(graph).items()), dtype=np.int64).reshape(-1, 2)
-    matches = np.concatenate([np.column_stack([refs[alone], ests[alone]]), chosen])
-    return matches[np.argsort(matches[:, 0])]
+    est_of_ref = np.full(refs[-1] + 1, -1)
+    est_of_ref[refs[alone]] = ests[alone]
+    for ref, est in _bipartite_match(graph).items():
+        est_of_ref[ref] = est
+    matched = np.flatnonzero(est_of_ref >= 0)
+    return np.column_stack([matched, est_of_ref[matched]])
 
 
 def score_matches(

@@ -1,0 +1,107 @@
+"""Scores for every pair of a decoding threshold and a time shift, sharing what the pairs have in common.
+
+A recording is decoded once, at the lowest threshold: the events of a higher one are those of
+them with enough probability. Which estimates could match which reference at all is found once, for
+the largest shift; what is left for each pair is to filter these few candidates.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ov_piano.evaluation.scoring import (
+    TOLERANCE_SECS,
+    TOLERANCE_VEL,
+    are_near,
+    candidate_pairs,
+    check_notes,
+    match_pairs,
+    score_matches,
+    shifted_onsets,
+)
+
+ONSET_COLUMNS = ["P", "R", "F1"]
+VELOCITY_COLUMNS = ["P_velocities", "R_velocities", "F1_velocities"]
+
+
+def search(
+    references: Sequence[np.ndarray],
+    estimates: Sequence[pd.DataFrame],
+    thresholds: Sequence[float],
+    shifts: Sequence[float],
+    **tolerances: float,
+) -> pd.DataFrame:
+    """Mean scores over the recordings, a row a (threshold, shift) in the order given, thresholds outside.
+
+    ``references``: note arrays (n, 4); ``estimates``: event tables decoded at a threshold no higher than
+    the lowest of ``thresholds``; ``shifts`` in seconds, added to the onsets; ``tolerances``:
+    ``tolerance_secs`` and ``tolerance_vel`` as in `scoring.score`.
+    Columns: ``threshold``, ``shift``, `ONSET_COLUMNS`, `VELOCITY_COLUMNS`.
+    """
+    grids = [
+        score_grid(reference, events, thresholds, shifts, **tolerances)
+        for reference, events in zip(references, estimates, strict=True)
+    ]
+    means = np.mean(grids, axis=0).reshape(-1, 6)
+    points = pd.DataFrame(itertools.product(thresholds, shifts), columns=["threshold", "shift"])
+    return points.join(pd.DataFrame(means, columns=ONSET_COLUMNS + VELOCITY_COLUMNS))
+
+
+def best_row(found: pd.DataFrame, by: str = "F1") -> pd.Series:
+    """The row of a search with the highest value in column ``by``; the first of several."""
+    return found.loc[found[by].idxmax()]
+
+
+def score_recordings(
+    names: Sequence[str],
+    references: Sequence[np.ndarray],
+    estimates: Sequence[pd.DataFrame],
+    threshold: float,
+    shift: float,
+    **tolerances: float,
+) -> pd.DataFrame:
+    """Scores at one threshold and shift, a row a recording, indexed by name; columns as in :func:`search`."""
+    rows = [
+        score_grid(reference, events, [threshold], [shift], **tolerances).ravel()
+        for reference, events in zip(references, estimates, strict=True)
+    ]
+    return pd.DataFrame(rows, index=pd.Index(names, name="Filename"), columns=ONSET_COLUMNS + VELOCITY_COLUMNS)
+
+
+def score_grid(
+    reference: np.ndarray,
+    events: pd.DataFrame,
+    thresholds: Sequence[float],
+    shifts: Sequence[float],
+    *,
+    tolerance_secs: float = TOLERANCE_SECS,
+    tolerance_vel: float = TOLERANCE_VEL,
+) -> np.ndarray:
+    """One recording's scores (thresholds, shifts, 6), equal to `scoring.score` at each point."""
+    reference = check_notes(reference, 4, "reference")
+    estimate = check_notes(as_notes(events), 3, "estimate")
+    chosen = [reaches(events, threshold) for threshold in thresholds]  # (m,) each
+    refs, ests = candidate_pairs(reference, estimate, tolerance_secs + np.abs(shifts).max())
+    scores = np.empty((len(thresholds), len(shifts), 6))
+    for s, shift in enumerate(shifts):
+        near = are_near(reference[refs, 0], shifted_onsets(estimate, shift)[ests], tolerance_secs)
+        near_refs, near_ests = refs[near], ests[near]
+        for t, kept in enumerate(chosen):
+            pairs = kept[near_ests]
+            matches = match_pairs(near_refs[pairs], near_ests[pairs])
+            scored = score_matches(reference[:, 3], estimate[:, 2], matches, int(kept.sum()), tolerance_vel)
+            scores[t, s] = np.concatenate(scored)
+    return scores
+
+
+def reaches(events: pd.DataFrame, threshold: float) -> np.ndarray:
+    """Which events (m,) the decoder finds at this threshold."""
+    return events["prob"].to_numpy(np.float64) >= threshold
+
+
+def as_notes(events: pd.DataFrame, shift: float = 0.0) -> np.ndarray:
+    """The scorer's estimate (m, 3) of an event table: onset (s), MIDI note, velocity."""
+    notes = events[["onset_secs", "note", "velocity"]].to_numpy(np.float64)
+    return np.column_stack([shifted_onsets(notes, shift), notes[:, 1:]])

@@ -1,0 +1,97 @@
+"""The shared search against scoring each pair of threshold and shift by itself."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ov_piano.evaluation.scoring import Scores, score
+from ov_piano.evaluation.search import best_row, score_grid, score_recordings, search
+
+COLUMNS = ["onset_secs", "note", "velocity", "prob"]
+
+
+def score_from_scratch(reference: np.ndarray, events: pd.DataFrame, threshold: float, shift: float) -> Scores:
+    """The obvious way: filter, shift, score."""
+    kept = events[events["prob"] >= threshold]
+    return score(reference, np.column_stack([kept["onset_secs"] + shift, kept["note"], kept["velocity"]]))
+
+
+def random_recording(seed: int, size: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """Crowded notes on four keys and their noisy detection."""
+    rng = np.random.default_rng(seed)
+    onsets, notes, velocities = (
+        rng.uniform(0, 0.05 * size, size),
+        rng.integers(60, 64, size),
+        rng.integers(1, 128, size),
+    )
+    events = pd.DataFrame(
+        {
+            "onset_secs": np.round((onsets + rng.normal(0.01, 0.02, size)).clip(0) / 0.024) * 0.024,
+            "note": notes,
+            "velocity": (velocities + rng.normal(0, 15, size)).clip(0, 127),
+            "prob": rng.uniform(0.5, 1, size).round(2),
+        }
+    )
+    return np.column_stack([onsets, onsets + 1, notes, velocities]), events.sort_values(["note", "onset_secs"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 80),
+    st.lists(st.floats(0, 1), min_size=1, max_size=4),
+    st.lists(st.floats(-0.2, 0.2), min_size=1, max_size=3),
+)
+def test_every_point_equals_scoring_it_by_itself(seed, size, thresholds, shifts):
+    reference, events = random_recording(seed, size)
+    grid = score_grid(reference, events, thresholds, shifts)
+    for t, threshold in enumerate(thresholds):
+        for s, shift in enumerate(shifts):
+            expected = np.concatenate(score_from_scratch(reference, events, threshold, shift))
+            assert grid[t, s] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_table_by_hand():
+    """Two notes 40 ms early; the second's detection has probability 0.6 only."""
+    reference = np.array([(1, 2, 60, 50), (2, 3, 62, 100)], dtype=float)
+    events = pd.DataFrame([(0.96, 60, 50, 0.9), (1.96, 62, 100, 0.6), (3.0, 64, 90, 0.7)], columns=COLUMNS)
+    found = search([reference], [events], [0.5, 0.8], [0.04, -0.04])
+    assert found[["threshold", "shift"]].to_numpy().tolist() == [[0.5, 0.04], [0.5, -0.04], [0.8, 0.04], [0.8, -0.04]]
+    assert found["P"].tolist() == pytest.approx([2 / 3, 0, 1, 0])
+    assert found["R"].tolist() == pytest.approx([1, 0, 0.5, 0])
+    assert found["F1"].tolist() == pytest.approx([0.8, 0, 2 / 3, 0])
+    assert found["F1_velocities"].tolist() == pytest.approx([0.8, 0, 2 / 3, 0])
+
+
+def test_means_are_over_recordings_not_over_notes():
+    one = np.array([(1, 2, 60, 50)], dtype=float)
+    many = np.array([(second, second + 1, 60, 50) for second in range(1, 10)], dtype=float)
+    hit = pd.DataFrame([(1.0, 60, 50.0, 0.9)], columns=COLUMNS)
+    found = search([one, many], [hit, hit], [0.5], [0.0])
+    assert found.loc[0, "R"] == pytest.approx((1 + 1 / 9) / 2)
+    each = score_recordings(["a", "b"], [one, many], [hit, hit], 0.5, 0.0)
+    assert each["R"].to_dict() == pytest.approx({"a": 1, "b": 1 / 9})
+    assert each.mean().to_dict() == pytest.approx(found.loc[0, each.columns].to_dict())
+
+
+def test_the_first_of_equally_good_points_is_chosen():
+    found = pd.DataFrame(
+        {"threshold": [0.8, 0.6, 0.7], "shift": 0.0, "F1": [0.5, 0.9, 0.9], "F1_velocities": [3, 2, 1]}
+    )
+    assert best_row(found)["threshold"] == 0.6
+    assert best_row(found, by="F1_velocities")["threshold"] == 0.8
+
+
+def test_thresholds_choose_as_the_decoder_does():
+    """A probability equal to the threshold is an event; float64, so the float32 nearest to 0.7 (below it) is not."""
+    events = pd.DataFrame([(1.0, 60, 50.0, 0.7), (2.0, 60, 50.0, float(np.float32(0.7)))], columns=COLUMNS)
+    reference = np.array([(1, 2, 60, 50), (2, 3, 60, 50)], dtype=float)
+    assert float(np.float32(0.7)) < 0.7
+    assert score_grid(reference, events, [0.7], [0.0])[0, 0, :2] == pytest.approx([1, 0.5])
+
+
+def test_no_events_score_zero():
+    reference = np.array([(1, 2, 60, 50)], dtype=float)
+    assert score_grid(reference, pd.DataFrame(columns=COLUMNS), [0.5], [0.0, -1.0]).tolist() == [[[0] * 6] * 2]
