@@ -1,0 +1,107 @@
+"""Snapshots: weights and batch-norm statistics as a plain ``torch.save`` of the state dict."""
+
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ov_piano.errors import InputError
+
+Model = TypeVar("Model", bound=nn.Module)
+EXAMPLES = 3  # names spelled out in a message; the rest is counted
+
+
+def save_snapshot(model: nn.Module, path: str | Path) -> None:
+    """Write the weights of ``model``, on whatever device, in one piece."""
+    save_atomically({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, path)
+
+
+def save_atomically(content: Any, path: str | Path) -> None:
+    """``torch.save`` beside ``path``, then rename: the file is complete or is not there.
+
+    :raises OSError: the file cannot be written, e.g. the disk is full; an earlier file stays as it was
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    serialized = io.BytesIO()  # torch.save reports a full disk as RuntimeError, and not always
+    torch.save(content, serialized)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(serialized.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_snapshot(path: str | Path, model: Model) -> Model:
+    """Load the weights at ``path`` into ``model`` and return it; code in the file is never executed.
+
+    :raises InputError: no snapshot, or not one of this network: names or shapes differ, values are not
+        finite. The model is then unchanged.
+    """
+    state = _read(path)
+    expected = model.state_dict()
+    missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
+    if missing or unexpected:
+        raise InputError(
+            f"{path}: not a snapshot of {type(model).__name__}: "
+            f"{_some(missing) or 'no'} names missing, {_some(unexpected) or 'no'} unexpected"
+        )
+    wrong = [
+        f"{name} (expected {_describe(wanted)}, found {_describe(state[name])})"
+        for name, wanted in expected.items()
+        if state[name].shape != wanted.shape or state[name].is_floating_point() != wanted.is_floating_point()
+    ]
+    if wrong:
+        raise InputError(f"{path}: snapshot with other shapes than {type(model).__name__}: {_some(wrong)}")
+    broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
+    if broken:
+        raise InputError(f"{path}: snapshot with values that are not finite in {_some(broken)}")
+    model.load_state_dict(state, strict=True)
+    return model
+
+
+def _read(path: str | Path) -> dict[str, Tensor]:
+    """The tensors by name in the file."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such snapshot file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # whatever a broken or foreign file makes the unpickler raise
+        code = re.search(r"GLOBAL ([\w.]+)", str(error))
+        found = f"a pickle that calls {code[1]} (not executed)" if code else "another kind of file or a damaged one"
+        raise InputError(f"{path}: not a snapshot: expected a saved state dict, found {found}") from None
+    if not isinstance(state, dict) or not state:
+        raise InputError(f"{path}: not a snapshot: expected a state dict, found {type(state).__name__}")
+    for name, tensor in state.items():
+        if not _is_plain_tensor(tensor):
+            raise InputError(
+                f"{path}: not a snapshot: expected tensors, found {name!r} of type {type(tensor).__name__}"
+            )
+    return state
+
+
+def _is_plain_tensor(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.layout == torch.strided and x.device.type == "cpu" and not x.is_quantized
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _some(names: Any) -> str:
+    """The first few names and how many more there are; an empty text for none."""
+    names = sorted(map(str, names))
+    more = f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
+    return ", ".join(names[:EXAMPLES]) + more

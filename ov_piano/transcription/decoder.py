@@ -1,0 +1,70 @@
+"""Onset-probability and velocity maps -> table of note events."""
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+COLUMNS = ("batch_idx", "key", "t_idx", "prob", "vel")
+
+
+class Decoder:
+    """Peak picking: blur the probabilities over time, keep local maxima that reach a threshold.
+
+    :param gauss_std: standard deviation of the Gaussian blur, in frames
+    :param gauss_ksize: odd number of taps of the blur
+    :raises ValueError: a parameter outside its range
+    """
+
+    def __init__(self, gauss_std: float = 1, gauss_ksize: int = 11):
+        if gauss_std <= 0:
+            raise ValueError(f"gauss_std: expected a number above 0, found {gauss_std}")
+        if gauss_ksize < 1 or gauss_ksize % 2 == 0:
+            raise ValueError(f"gauss_ksize: expected an odd number above 0, found {gauss_ksize}")
+        taps = torch.arange(gauss_ksize, dtype=torch.float64) - gauss_ksize // 2
+        kernel = torch.exp(-0.5 * (taps / gauss_std) ** 2)
+        self.kernel = (kernel / kernel.sum()).float()  # (gauss_ksize,)
+
+    @torch.no_grad()
+    def __call__(self, onset_probs: Tensor, velocities: Tensor, threshold: float) -> pd.DataFrame:
+        """The events, sorted by batch entry, key and frame.
+
+        Which frames are maxima does not depend on the threshold, so the events for a higher threshold are
+        exactly the rows with ``prob >= threshold``. All frames of a flat maximum are events.
+
+        :param onset_probs: (b, keys, t), 0..1
+        :param velocities: (b, keys, t), 0..1
+        :returns: columns batch_idx, key, t_idx (int64), prob (blurred probability) and vel (mean over the
+            frames t-1, t, t+1, reflected at the ends; both float64)
+        :raises ValueError: the maps' shapes differ or have no frame
+        """
+        if onset_probs.ndim != 3 or onset_probs.shape != velocities.shape or onset_probs.shape[2] == 0:
+            raise ValueError(
+                "maps to decode: expected two of one shape (b, keys, 1 or more), "
+                f"found {tuple(onset_probs.shape)} and {tuple(velocities.shape)}"
+            )
+        blurred = self._blur(onset_probs.float())  # (b, keys, t)
+        is_maximum = blurred == F.max_pool1d(blurred, kernel_size=3, stride=1, padding=1)
+        # In float64, as `prob` in the table: a threshold like 0.7 has no exact float32.
+        found = is_maximum & (blurred.double() >= threshold)
+        batch_idx, key, frame = found.nonzero(as_tuple=True)  # (events,) each
+        last = blurred.shape[2] - 1
+        before = (frame - 1).abs().clamp(max=last)
+        after = (last - (last - frame - 1).abs()).clamp(min=0)
+        velocities = velocities.float()
+        vel = sum(velocities[batch_idx, key, t] for t in (before, frame, after)) / 3
+        prob = blurred[batch_idx, key, frame]
+        columns = (batch_idx, key, frame, prob.double(), vel.double())
+        return pd.DataFrame({name: column.cpu().numpy() for name, column in zip(COLUMNS, columns, strict=True)})
+
+    def _blur(self, x: Tensor) -> Tensor:
+        """Gaussian blur along time with zero padding; shape (b, keys, t) in and out."""
+        t, reach = x.shape[2], self.kernel.numel() // 2
+        padded = F.pad(x, (reach, reach))
+        weights = self.kernel[reach:].tolist()
+        # Summed in mirrored pairs: equal neighbours stay exactly equal, whatever their order or the length of x.
+        blurred = padded[:, :, reach : reach + t] * weights[0]
+        for shift in range(1, reach + 1):
+            before, after = padded[:, :, reach - shift :][:, :, :t], padded[:, :, reach + shift :][:, :, :t]
+            blurred.add_(before + after, alpha=weights[shift])
+        return blurred

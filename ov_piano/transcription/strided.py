@@ -1,0 +1,98 @@
+"""Inference on inputs of any length, piece by piece in bounded memory."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ov_piano.constants import KEYS
+from ov_piano.errors import InputError
+
+Infer = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+class Span(NamedTuple):
+    """A chunk ``begin:end`` of the input, and the frames ``keep_begin:keep_end`` it is computed for."""
+
+    begin: int
+    end: int
+    keep_begin: int
+    keep_end: int
+
+
+def chunk_frames(chunk_secs: float, overlap_secs: float, frame_secs: float) -> tuple[int, int]:
+    """Chunk size and overlap in frames.
+
+    :raises InputError: the chunk is not longer than two frames and the overlap, or the overlap is not an
+        even number of frames
+    """
+    size, overlap = round(chunk_secs / frame_secs), round(overlap_secs / frame_secs)
+    try:
+        _check(size, overlap)
+    except ValueError as error:
+        hint = ""
+        if 0 < overlap < size and overlap % 2:
+            hint = f"; {frame_secs * (overlap - 1):g} s or {frame_secs * (overlap + 1):g} s would do"
+        setting = f"chunks of {chunk_secs:g} s with an overlap of {overlap_secs:g} s at {frame_secs:g} s a frame"
+        raise InputError(f"{setting}: {error}{hint}") from None
+    return size, overlap
+
+
+def chunk_spans(frames: int, chunk_size: int, chunk_overlap: int) -> Iterator[Span]:
+    """Chunks that together keep each of ``frames`` frames once, in order.
+
+    A chunk gives up half of the overlap at each end where another chunk goes on. Without overlap it reads
+    one frame more before its begin, as the network's output lacks the first frame of its input.
+
+    :param chunk_size: frames, at least 2
+    :param chunk_overlap: frames, an even number below ``chunk_size``
+    :raises ValueError: sizes that are not so
+    """
+    _check(chunk_size, chunk_overlap)
+    margin = chunk_overlap // 2
+    for begin in range(0, max(1, frames - chunk_overlap), chunk_size - chunk_overlap):
+        end = min(begin + chunk_size, frames)
+        yield Span(
+            begin=begin if chunk_overlap else max(0, begin - 1),
+            end=end,
+            keep_begin=begin + margin if begin > 0 else 0,
+            keep_end=end - margin if end < frames else frames,
+        )
+
+
+@torch.no_grad()
+def onset_velocity_maps(infer: Infer, logmel: Tensor, chunk_size: int, chunk_overlap: int) -> tuple[Tensor, Tensor]:
+    """Onset probabilities and velocities of a whole recording, both (keys, t) in 0..1.
+
+    The network lacks its input's first frame, which is 0 here. Its output depends a little on the whole
+    chunk (gates of the context-aware modules), so that maps differ slightly between chunk sizes.
+
+    :param infer: log-mel (1, mels, t) -> onset logits and velocity logits, both (1, keys, t-1), on any device
+    :param logmel: (mels, t) in dB, t at least 1; the maps are on its device
+    :param chunk_size: frames, at least 2
+    :param chunk_overlap: frames, an even number below ``chunk_size``
+    :raises ValueError: a parameter outside its range
+    """
+    if logmel.ndim != 2 or logmel.shape[1] == 0:
+        raise ValueError(f"log-mel: expected shape (mels, 1 or more), found {tuple(logmel.shape)}")
+    frames = logmel.shape[1]
+    maps = torch.zeros(2, KEYS, frames, device=logmel.device)
+    for begin, end, keep_begin, keep_end in chunk_spans(frames, chunk_size, chunk_overlap):
+        keep_begin = max(keep_begin, begin + 1)  # noqa: PLW2901 -- the recording's first frame stays 0
+        if keep_begin >= keep_end:  # a recording of one frame
+            continue
+        kept = slice(keep_begin - begin - 1, keep_end - begin - 1)  # within the output
+        for logits, target in zip(infer(logmel[None, :, begin:end]), maps, strict=True):
+            target[:, keep_begin:keep_end] = logits[0, :, kept].float().sigmoid()
+    return maps[0], maps[1]
+
+
+def _check(chunk_size: int, chunk_overlap: int) -> None:
+    if chunk_size < 2:
+        raise ValueError(f"expected a chunk of at least 2 frames, found {chunk_size}")
+    if chunk_overlap < 0 or chunk_overlap % 2 or chunk_overlap >= chunk_size:
+        raise ValueError(
+            f"expected an overlap of an even number of frames from 0 to below the chunk's {chunk_size}, "
+            f"found {chunk_overlap}"
+        )

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import torch
+from golden_weights import GOLDEN, golden_state
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ov_piano.errors import InputError
+from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.transcription.strided import chunk_frames, chunk_spans, onset_velocity_maps
+
+
+def per_frame(logmel):
+    """A network whose output for a frame depends on that frame alone; like ours, it lacks the first frame."""
+    return logmel[:, :88, 1:], -logmel[:, 88:176, 1:]
+
+
+sizes = st.integers(2, 40).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, (size - 1) // 2)))
+
+
+def test_golden():
+    golden = np.load(GOLDEN / "strided.npz")
+    model = OnsetVelocityNet(init=False)
+    model.load_state_dict(golden_state(model))
+    model.eval()
+
+    def infer(logmel):
+        onset_stages, velocities = model(logmel)
+        return onset_stages[-1], velocities
+
+    onsets, velocities = onset_velocity_maps(
+        infer, torch.from_numpy(golden["x"][0]), int(golden["chunk_size"]), int(golden["chunk_overlap"])
+    )
+    np.testing.assert_allclose(onsets, golden["onsets"][0], atol=1e-4, rtol=0)
+    np.testing.assert_allclose(velocities, golden["velocities"][0], atol=1e-4, rtol=0)
+    assert not onsets.requires_grad
+
+
+@settings(deadline=None)
+@given(frames=st.integers(1, 150), size=sizes)
+def test_equals_whole_file_for_a_per_frame_network(frames, size):
+    chunk_size, half_overlap = size
+    logmel = torch.randn(250, frames, generator=torch.Generator().manual_seed(frames))
+    onsets, velocities = onset_velocity_maps(per_frame, logmel, chunk_size, 2 * half_overlap)
+    assert onsets.shape == velocities.shape == (88, frames)
+    assert (onsets[:, 0] == 0).all()
+    assert (velocities[:, 0] == 0).all()
+    torch.testing.assert_close(onsets[:, 1:], logmel[:88, 1:].sigmoid())
+    torch.testing.assert_close(velocities[:, 1:], (-logmel[88:176, 1:]).sigmoid())
+
+
+@settings(deadline=None)
+@given(frames=st.integers(1, 500), size=sizes)
+def test_spans_keep_each_frame_once_and_are_bounded(frames, size):
+    chunk_size, half_overlap = size
+    spans = list(chunk_spans(frames, chunk_size, 2 * half_overlap))
+    kept = [frame for span in spans for frame in range(span.keep_begin, span.keep_end)]
+    assert kept == list(range(frames))
+    for span in spans:
+        read = span.end - span.begin
+        assert read <= chunk_size + (half_overlap == 0)
+        assert read >= 2 or frames == 1
+        assert span.keep_begin > span.begin or span.begin == 0
+
+
+def test_spans_by_hand():
+    assert [tuple(span) for span in chunk_spans(400, 150, 40)] == [
+        (0, 150, 0, 130),
+        (110, 260, 130, 240),
+        (220, 370, 240, 350),
+        (330, 400, 350, 400),
+    ]
+    assert [tuple(span) for span in chunk_spans(370, 150, 40)] == [
+        (0, 150, 0, 130),
+        (110, 260, 130, 240),
+        (220, 370, 240, 370),  # ends with the input: no chunk of overlap alone follows
+    ]
+    assert [tuple(span) for span in chunk_spans(100, 150, 40)] == [(0, 100, 0, 100)]
+    assert [tuple(span) for span in chunk_spans(5, 3, 0)] == [(0, 3, 0, 3), (2, 5, 3, 5)]
+
+
+def test_one_frame_needs_no_network():
+    def infer(logmel):
+        raise AssertionError("nothing to infer")
+
+    onsets, velocities = onset_velocity_maps(infer, torch.zeros(250, 1), 10, 4)
+    assert onsets.tolist() == velocities.tolist() == [[0.0]] * 88
+
+
+def test_two_frames_through_the_network():
+    model = OnsetVelocityNet(init=False).eval()
+    onsets, _ = onset_velocity_maps(lambda x: (model(x)[0][-1], model(x)[1]), torch.zeros(250, 2), 10, 4)
+    assert onsets.shape == (88, 2)
+    assert torch.equal(onsets[:, 1:], model(torch.zeros(1, 250, 2))[0][-1][0].sigmoid())
+
+
+@pytest.mark.parametrize("size", [(150, 41), (150, 150), (150, -2), (1, 0), (0, 0)])
+def test_impossible_sizes(size):
+    with pytest.raises(ValueError, match="expected a"):
+        onset_velocity_maps(per_frame, torch.zeros(250, 30), *size)
+
+
+@pytest.mark.parametrize("shape", [(1, 250, 30), (250, 0), (30,)])
+def test_impossible_input(shape):
+    with pytest.raises(ValueError, match="log-mel: expected shape"):
+        onset_velocity_maps(per_frame, torch.zeros(shape), 10, 4)
+
+
+def test_seconds_to_frames():
+    assert chunk_frames(600.0, 2.5, 0.024) == (25000, 104)
+    assert chunk_frames(300, 11, 0.024) == (12500, 458)
+
+
+@pytest.mark.parametrize(
+    ("chunk_secs", "overlap_secs", "message"),
+    [
+        (300, 2, r"found 83; 1.968 s or 2.016 s would do"),
+        (1, 2.016, r"overlap .* below the chunk's 42, found 84$"),
+        (-1, 0, r"chunk of at least 2 frames, found -42$"),
+        (10, -1, r"found -42$"),
+    ],
+)
+def test_impossible_seconds(chunk_secs, overlap_secs, message):
+    with pytest.raises(InputError, match=message):
+        chunk_frames(chunk_secs, overlap_secs, 0.024)
