@@ -134,3 +134,19 @@ def test_truncated_flac(tmp_path):
 def test_too_short():
     with pytest.raises(InputError, match="more than 1024 samples, found 1024"):
         LogMel()(torch.zeros(1024))
+
+
+@pytest.mark.parametrize("samples", [1025, 2047, 2048, 2049, 3000, 50_000])
+@pytest.mark.parametrize("block", [1, 700, 1024, 5000, 100_000])
+def test_logmel_of_joined_blocks_equals_that_of_the_whole(samples, block):
+    if samples > 3000 and block == 1:
+        pytest.skip("slow and shows nothing new")
+    wave = torch.from_numpy(np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32))
+    whole = LogMel()(wave)
+    joined = torch.cat(list(LogMel().in_blocks(wave.split(block))), dim=1)
+    torch.testing.assert_close(joined.clamp(min=float(joined.max()) - 80), whole, atol=1e-3, rtol=0)
+
+
+def test_logmel_in_blocks_needs_half_a_window():
+    with pytest.raises(InputError, match="expected more than 1024 samples, found 1024"):
+        list(LogMel().in_blocks(torch.zeros(1024).split(100)))

@@ -6,6 +6,7 @@ whole file, to float32 rounding.
 
 import math
 import struct
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,18 +121,29 @@ def load_mono(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Tensor:
     """
     info = audio_info(path)
     wave = torch.empty(resampled_length(info.samples, info.sample_rate, sample_rate))
+    filled = 0
+    for block in resampled_blocks(path, sample_rate):
+        wave[filled : filled + len(block)] = block
+        filled += len(block)
+    return wave
+
+
+def resampled_blocks(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Iterator[Tensor]:
+    """What :func:`load_mono` returns, in blocks of about ten seconds: (samples,) float32 each."""
+    info = audio_info(path)
+    if info.sample_rate == sample_rate:
+        yield from _mono_blocks(path, info)
+        return
     try:
-        resampler = None if info.sample_rate == sample_rate else _Resampler(info.sample_rate, sample_rate)
+        resampler = _Resampler(info.sample_rate, sample_rate)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    filled = 0
+    missing = resampled_length(info.samples, info.sample_rate, sample_rate)
     for block in _mono_blocks(path, info):
-        resampled = resampler(block) if resampler else block
-        wave[filled : filled + len(resampled)] = resampled
-        filled += len(resampled)
-    if resampler:
-        wave[filled:] = resampler.finish()[: len(wave) - filled]
-    return wave
+        resampled = resampler(block)[:missing]
+        missing -= len(resampled)
+        yield resampled
+    yield resampler.finish()[:missing]
 
 
 def _mono_blocks(path: str | Path, info: AudioInfo):
@@ -178,16 +190,44 @@ class LogMel(nn.Module):
         self.register_buffer("filters", filters, persistent=False)  # (bins, mels)
 
     def forward(self, wave: Tensor) -> Tensor:
-        size = len(self.window)
-        if len(wave) <= size // 2:
-            raise InputError(f"expected more than {size // 2} samples, found {len(wave)}")
-        padded = nn.functional.pad(wave[None], (size // 2, size // 2), mode="reflect")[0]
-        frames = padded.unfold(0, size, self.hop)  # (frames, window), a view
-        logmel = wave.new_empty(self.filters.shape[1], len(frames))
+        half = len(self.window) // 2
+        self._check_length(len(wave))
+        logmel = self._decibels(nn.functional.pad(wave[None], (half, half), mode="reflect")[0])
+        return logmel.clamp_(min=float(logmel.max()) - TOP_DB)
+
+    def in_blocks(self, waves: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The log-mel of the joined ``waves`` in blocks (mels, frames), before the floor is applied.
+
+        The floor depends on the maximum over all blocks: clamp each to that less ``TOP_DB``.
+        The hop may be no longer than half the window.
+        """
+        size, half = len(self.window), len(self.window) // 2
+        pending, padded = self.window.new_empty(0), False
+        for wave in waves:
+            pending = torch.cat([pending, wave])
+            if not padded and len(pending) > half:
+                pending, padded = torch.cat([pending[1 : half + 1].flip(0), pending]), True
+            if padded and len(pending) >= size:
+                block = self._decibels(pending)
+                pending = pending[block.shape[1] * self.hop :]  # at least half a window is left
+                yield block
+        if not padded:
+            self._check_length(len(pending))
+        pending = torch.cat([pending, pending[-half - 1 : -1].flip(0)])
+        if len(pending) >= size:
+            yield self._decibels(pending)
+
+    def _check_length(self, samples: int) -> None:
+        if samples <= len(self.window) // 2:
+            raise InputError(f"expected more than {len(self.window) // 2} samples, found {samples}")
+
+    def _decibels(self, padded: Tensor) -> Tensor:
+        """Log-mel (mels, frames) of the windows that lie inside the wave (samples,), without floor."""
+        frames = padded.unfold(0, len(self.window), self.hop)  # (frames, window), a view
+        logmel = padded.new_empty(self.filters.shape[1], len(frames))
         for begin in range(0, len(frames), BLOCK_FRAMES):
             block = slice(begin, begin + BLOCK_FRAMES)
             spectrum = torch.fft.rfft(frames[block] * self.window)
             power = spectrum.real.square() + spectrum.imag.square()
             logmel[:, block] = (power @ self.filters).T
-        logmel.clamp_(min=10 ** (SILENCE_DB / 10)).log10_().mul_(10)
-        return logmel.clamp_(min=float(logmel.max()) - TOP_DB)
+        return logmel.clamp_(min=10 ** (SILENCE_DB / 10)).log10_().mul_(10)
