@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ov_piano.constants import KEY_ROWS, KEYS
+from ov_piano.data.frame_cache import FrameCache
 from ov_piano.data.hdf5 import StorePair
 from ov_piano.errors import InputError
 
@@ -67,7 +68,7 @@ class RecordingDataset(Dataset):
     def __getitem__(self, item: int) -> tuple[Tensor, Tensor, tuple]:
         index = int(self.indices[item])
         mel, roll = self.pair.mel, self.pair.roll
-        begin, end = int(mel.begins[index]), int(mel.ends[index])
+        begin, end = int(self.pair.begins[index]), int(self.pair.ends[index])
         try:
             arrays = mel.read(begin, end), roll.read(begin, end)
         except Exception as error:
@@ -78,16 +79,19 @@ class RecordingDataset(Dataset):
 class ChunkDataset(Dataset):
     """Chunks of ``length`` frames every ``stride`` frames: items are `Chunks` without the batch axis."""
 
-    def __init__(self, pair: StorePair, indices: Sequence[int], length: int, stride: int) -> None:
+    def __init__(
+        self, pair: StorePair, indices: Sequence[int], length: int, stride: int, cache: FrameCache | None = None
+    ) -> None:
         """:param indices: the recordings to cut up, as entries of the stores' metadata.
+        :param cache: a copy of the stores to read from instead, with the same values.
 
         :raises InputError: a length or stride that is not positive, or no chunk at all.
         """
         if length < 1 or stride < 1:
             raise InputError(f"chunk length {length} and stride {stride}: expected at least 1 frame each")
-        self.pair, self.length = pair, length
+        self.pair, self.length, self.cache = pair, length, cache
         # Arrays, not lists: workers share their pages with the parent, whatever the number of items.
-        begins = [chunk_bounds(pair.mel.begins[i], pair.mel.ends[i], length, stride)[0] for i in indices]
+        begins = [chunk_bounds(pair.begins[i], pair.ends[i], length, stride)[0] for i in indices]
         self.begins = np.concatenate([np.empty(0, np.int64), *begins])
         self.recordings = np.repeat(np.asarray(indices, np.int64), [len(b) for b in begins])
         if not len(self.begins):
@@ -113,21 +117,27 @@ class ChunkDataset(Dataset):
 
     def _fill(self, logmel: np.ndarray, key_velocities: np.ndarray, begin: int, index: int) -> None:
         """Write the chunk that starts at frame ``begin`` into (mels, length) and the zeros of (88, length)."""
-        mel, roll = self.pair.mel, self.pair.roll
-        first = max(begin, int(mel.begins[index]))
-        last = min(begin + self.length, int(mel.ends[index]))
+        begins, ends = self.pair.begins, self.pair.ends
+        first = max(begin, int(begins[index]))
+        last = min(begin + self.length, int(ends[index]))
         inside = slice(first - begin, last - begin)
-        logmel[:, inside] = mel.read(first, last)
-        key_velocities[:, inside] = roll.read(first, last)[KEY_ROWS]
+        logmel[:, inside], key_velocities[:, inside] = self._read(first, last)
         if last - first < self.length:
             floor = logmel[:, inside].min()
             logmel[:, : inside.start] = floor
             logmel[:, inside.stop :] = floor
 
+    def _read(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
+        """Log-mel (mels, t) and key velocities (88, t) of absolute frames."""
+        if self.cache:
+            return self.cache.read(begin, end)
+        return self.pair.mel.read(begin, end), self.pair.roll.read(begin, end)[KEY_ROWS]
+
     def close(self) -> None:
         """Close the files; they open again at the next read."""
-        self.pair.mel.close()
-        self.pair.roll.close()
+        for opened in (self.pair.mel, self.pair.roll, self.cache):
+            if opened is not None:
+                opened.close()
 
 
 def _read_error(pair: StorePair, index: int, error: Exception) -> ReadError:

@@ -1,0 +1,146 @@
+"""The uncompressed copy that training reads: same values, never stale, never in the way."""
+
+import logging
+import multiprocessing
+import os
+import pickle
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from test_chunks import make_pair, spoil
+
+from ov_piano.constants import KEY_ROWS, KEYS
+from ov_piano.data import frame_cache
+from ov_piano.data.chunks import ChunkDataset, ReadError
+from ov_piano.data.frame_cache import HEADER_BYTES, open_frame_cache
+from ov_piano.data.loader import training_loader
+from ov_piano.errors import InputError
+
+
+@pytest.fixture
+def stores(tmp_path):
+    return make_pair(tmp_path)[0]
+
+
+@pytest.fixture(params=[10_000, 50], ids=["in one go", "piecewise"])
+def build_frames(request, monkeypatch):
+    monkeypatch.setattr(frame_cache, "BUILD_FRAMES", request.param)
+
+
+@pytest.mark.usefixtures("build_frames")
+def test_frames_equal_the_stores(stores):
+    cache = open_frame_cache(stores)
+    total = int(stores.ends[-1])
+    assert os.path.getsize(cache.path) == cache.size == HEADER_BYTES + total * (4 * stores.mel.height + KEYS)
+    for begin, end in [(0, total), (0, 1), (total - 1, total), (40, 99), (7, 7)]:
+        logmel, keys = cache.read(begin, end)
+        np.testing.assert_array_equal(logmel, stores.mel.read(begin, end))
+        np.testing.assert_array_equal(keys, stores.roll.read(begin, end)[KEY_ROWS])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_the_same_with_and_without(stores, workers):
+    cached = ChunkDataset(stores, [4, 0, 3, 2], 20, 7, open_frame_cache(stores))
+    direct = ChunkDataset(stores, [4, 0, 3, 2], 20, 7)
+    with training_loader(direct, 6, 0, seed=2) as plain, training_loader(cached, 6, workers, seed=2) as fast:
+        for batch, expected in zip(fast.batches(1), plain.batches(1), strict=True):
+            for field, expected_field in zip(batch, expected, strict=True):
+                assert field.dtype == expected_field.dtype
+                assert field.is_contiguous()
+                assert torch.equal(field, expected_field)
+
+
+def test_an_up_to_date_copy_is_used_again(stores, monkeypatch):
+    path = open_frame_cache(stores).path
+    before = path.stat().st_mtime_ns
+    monkeypatch.setattr(frame_cache, "_make", None)
+    assert open_frame_cache(stores).path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("damage", ["store changed", "truncated", "foreign"])
+def test_an_out_of_date_copy_is_replaced(stores, damage):
+    cache = open_frame_cache(stores)
+    if damage == "store changed":
+        with h5py.File(stores.mel.path, "r+") as file:
+            file["data"][:, 10] = 1.5
+    elif damage == "truncated":
+        os.truncate(cache.path, cache.size - 1)
+    else:
+        cache.path.write_bytes(bytes(cache.size))
+    again = open_frame_cache(stores)
+    np.testing.assert_array_equal(again.read(0, 100)[0], stores.mel.read(0, 100))
+
+
+def test_what_a_killed_run_left_is_replaced(stores):
+    partial = stores.mel.path.with_suffix(".frames.partial")
+    partial.write_bytes(b"half")
+    cache = open_frame_cache(stores)
+    assert not partial.exists()
+    np.testing.assert_array_equal(cache.read(3, 9)[0], stores.mel.read(3, 9))
+
+
+def test_a_failed_copy_leaves_nothing_behind(stores, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stores.mel, "read", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        open_frame_cache(stores)
+    assert sorted(stores.mel.path.parent.iterdir()) == sorted([stores.mel.path, stores.roll.path])
+
+
+def test_without_room_on_the_disk_training_goes_on(stores, monkeypatch, caplog):
+    usage = shutil.disk_usage(stores.mel.path.parent)._replace(free=20_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with caplog.at_level(logging.WARNING):
+        assert open_frame_cache(stores) is None
+    assert "training reads the HDF5 files directly: 0.0 GB is more than half" in caplog.text
+    assert not stores.mel.path.with_suffix(".frames").exists()
+
+
+def test_rolls_that_are_no_velocities_are_refused(stores):
+    with h5py.File(stores.roll.path, "r+") as file:
+        file["data"][60, 5] = 64.5
+    with pytest.raises(InputError, match="onset rows: expected whole numbers from 0 to 127"):
+        open_frame_cache(stores)
+
+
+def test_a_store_that_cannot_be_read_is_left_to_the_dataset(stores, caplog):
+    spoil(stores, 3)
+    assert open_frame_cache(stores) is None
+    assert "no frame cache" in caplog.text
+
+
+def test_a_copy_cut_short_under_way_names_the_recording(stores):
+    dataset = ChunkDataset(stores, [0], 20, 7, open_frame_cache(stores))
+    os.truncate(dataset.cache.path, HEADER_BYTES)
+    with pytest.raises(ReadError, match=r"recording piece-0: OSError: .* ends before frame"):
+        dataset[5]
+
+
+def test_one_of_several_processes_makes_it(stores, tmp_path):
+    processes = [multiprocessing.Process(target=_open_and_note, args=(stores, tmp_path / f"{i}.txt")) for i in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert sorted((tmp_path / f"{i}.txt").read_text() for i in range(3)) == ["made", "used", "used"]
+
+
+def _open_and_note(stores, note):
+    made, make = [], frame_cache._make
+    frame_cache._make = lambda *args: (made.append(1), make(*args))
+    assert open_frame_cache(stores)
+    note.write_text("made" if made else "used")
+
+
+def test_survives_pickling_and_closing(stores):
+    cache = open_frame_cache(stores)
+    expected = cache.read(5, 50)[0]
+    copy = pickle.loads(pickle.dumps(cache))
+    cache.close()
+    np.testing.assert_array_equal(copy.read(5, 50)[0], expected)
+    np.testing.assert_array_equal(cache.read(5, 50)[0], expected)
