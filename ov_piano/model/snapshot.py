@@ -2,7 +2,9 @@
 
 import io
 import os
+import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,13 +77,15 @@ def _read(path: str | Path) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise InputError(f"{path}: no such snapshot file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one line is said below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # whatever a broken or foreign file makes the unpickler raise
-        code = re.search(r"GLOBAL ([\w.]+)", str(error))
-        found = f"a pickle that calls {code[1]} (not executed)" if code else "another kind of file or a damaged one"
-        raise InputError(f"{path}: not a snapshot: expected a saved state dict, found {found}") from None
+        raise InputError(
+            f"{path}: not a snapshot: expected a saved state dict, found {_foreign(path, error)}"
+        ) from None
     if not isinstance(state, dict) or not state:
         raise InputError(f"{path}: not a snapshot: expected a state dict, found {type(state).__name__}")
     for name, tensor in state.items():
@@ -90,6 +94,15 @@ def _read(path: str | Path) -> dict[str, Tensor]:
                 f"{path}: not a snapshot: expected tensors, found {name!r} of type {type(tensor).__name__}"
             )
     return state
+
+
+def _foreign(path: str | Path, error: Exception) -> str:
+    """What kind of file the unpickler refused with ``error``."""
+    if called := re.search(r"GLOBAL ([\w.]+)", str(error)):
+        return f"a pickle that calls {called[1]} (not executed)"
+    with open(path, "rb") as file:
+        is_pickle = file.read(1) == pickle.PROTO
+    return "a pickle of another kind (not executed)" if is_pickle else "another kind of file or a damaged one"
 
 
 def _is_plain_tensor(x: Any) -> bool:
