@@ -1,6 +1,62 @@
 """MAPS: a tree of triples wave, MIDI, text (Emiya, Badeau, David, 2010) -> recordings."""
 
-from typing import NamedTuple
+import logging
+import math
+import random
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import parse
+
+from ov_piano.data.recording import Recording
+from ov_piano.errors import InputError
+
+DISKLAVIERS = ("ENSTDkAm", "ENSTDkCl")  # one real piano, recorded from afar and from close by
+SYNTHESISED = ("StbgTGd2", "AkPnBsdf", "AkPnBcht", "AkPnCGdD", "AkPnStgb", "SptkBGAm", "SptkBGCl")
+INSTRUMENTS = (*SYNTHESISED, *DISKLAVIERS)
+CATEGORIES = ("ISOL", "MUS", "RAND", "UCHO")  # isolated notes, music, random and usual chords
+REPEATED_PIECES = ("keep", "one", "drop")
+VALIDATION_PART = 0.1  # of the pieces to learn from
+
+
+@parse.with_pattern("|".join(INSTRUMENTS))
+def _instrument(text: str) -> str:
+    return text
+
+
+@parse.with_pattern("NO|ST|RE|TR1|TR2")
+def _playing(text: str) -> str:
+    return text
+
+
+@parse.with_pattern(r"\d+(?:-\d+)*")
+def _chord(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split("-")))
+
+
+_FIELDS = {"instrument": _instrument, "playing": _playing, "chord": _chord}
+_PATTERNS = [
+    (category, parse.compile(pattern, _FIELDS, case_sensitive=True))
+    for category, pattern in (
+        ("MUS", "MAPS_MUS-{piece}_{instrument:instrument}"),
+        ("ISOL", "MAPS_ISOL_{playing:playing}_{loudness:w}_S{sustain:d}_M{note:d}_{instrument:instrument}"),
+        ("ISOL", "MAPS_ISOL_CH{secs:g}_{loudness:w}_{instrument:instrument}"),
+        (
+            "RAND",
+            "MAPS_RAND_P{polyphony:d}_M{lowest:d}-{highest:d}_I{softest:d}-{loudest:d}_S{sustain:d}_n{index:d}"
+            "_{instrument:instrument}",
+        ),
+        (
+            "UCHO",
+            "MAPS_UCHO_C{chord:chord}_I{softest:d}-{loudest:d}_S{sustain:d}_n{index:d}_{instrument:instrument}",
+        ),
+    )
+]
+
+log = logging.getLogger(__name__)
 
 
 class MapsMetadata(NamedTuple):
@@ -8,4 +64,131 @@ class MapsMetadata(NamedTuple):
 
     basename: str
     instrument: str
-    category: str  # "MUS", "RAND", "UCHO", or "ISOL/NO" and so on
+    category: str  # one of CATEGORIES
+
+
+def parse_basename(basename: str) -> dict[str, Any]:
+    """What a file name says: ``category``, ``instrument`` and, by category, ``piece``, ``note``, ``chord`` and so on.
+
+    :raises InputError: the name is not one of MAPS.
+    """
+    for category, pattern in _PATTERNS:
+        found = pattern.parse(basename)
+        if found:
+            return {"category": category, **found.named}
+    raise InputError(f"{basename}: not a MAPS file name (such as MAPS_MUS-chpn_op27_2_AkPnBcht)")
+
+
+def piece_of(basename: str) -> str | None:
+    """The piece that is played, None for chords and notes. Some files mark another MIDI format of a piece."""
+    name = parse_basename(basename)
+    return name["piece"].removesuffix("-format0") if name["category"] == "MUS" else None
+
+
+def load_recordings(
+    root: str | Path,
+    instruments: Sequence[str] | None = None,
+    categories: Sequence[str] | None = None,
+    repeated_pieces: str = "keep",
+    seed: int = 0,
+    *,
+    need_audio: bool = True,
+) -> list[Recording]:
+    """The recordings under ``root``, ordered by instrument, category and name (None: all there are).
+
+    Pieces played by several instruments are all kept, kept once (seeded choice) or dropped.
+
+    :raises InputError: unknown filter, foreign file name, wave or MIDI without its counterpart, nothing left.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    instruments = _subset("instrument", instruments, INSTRUMENTS)
+    categories = _subset("category", categories, CATEGORIES)
+    _subset("choice of repeated pieces", [repeated_pieces], REPEATED_PIECES)
+    recordings = [
+        recording
+        for instrument in instruments
+        for category in categories
+        for recording in _list_folder(root / instrument / category, instrument, category, need_audio)
+    ]
+    recordings = _thin_out(recordings, repeated_pieces, seed)
+    if not recordings:
+        raise InputError(
+            f"{root}: no recording left, expected folders INSTRUMENT/CATEGORY of the instruments "
+            f"{', '.join(instruments)} and the categories {', '.join(categories)}"
+        )
+    absent = [instrument for instrument in instruments if not (root / instrument).is_dir()]
+    if absent:
+        log.warning("%s: no folder %s: their recordings are left out", root, ", ".join(absent))
+    return recordings
+
+
+def _subset(what: str, wanted: Sequence[str] | None, known: Sequence[str]) -> Sequence[str]:
+    """``wanted`` or all, each of which must be known."""
+    for value in wanted or ():
+        if value not in known:
+            raise InputError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
+    return known if wanted is None else wanted
+
+
+def _list_folder(folder: Path, instrument: str, category: str, need_audio: bool) -> list[Recording]:
+    """All triples below ``folder``, which may be missing."""
+    files = {path for path in folder.rglob("*") if path.suffix in (".wav", ".mid") and not path.name.startswith(".")}
+    recordings = []
+    for stem in sorted({path.with_suffix("") for path in files}):
+        name = parse_basename(stem.name)
+        if (name["instrument"], name["category"]) != (instrument, category):
+            raise InputError(f"{stem}: expected a recording of {instrument}, {category} in this folder")
+        audio, midi = stem.parent / f"{stem.name}.wav", stem.parent / f"{stem.name}.mid"
+        for path, needed in ((midi, True), (audio, need_audio)):
+            if needed and path not in files:
+                raise InputError(f"{path}: no such file, although its counterpart exists")
+        recordings.append(Recording(stem.name, audio, midi, MapsMetadata(stem.name, instrument, category)))
+    return recordings
+
+
+def _thin_out(recordings: list[Recording], repeated_pieces: str, seed: int) -> list[Recording]:
+    """Apply the choice of repeated pieces; notes and chords are not pieces and stay."""
+    if repeated_pieces == "keep":
+        return recordings
+    pieces = [piece_of(recording.name) for recording in recordings]
+    counts, chooser = Counter(pieces), random.Random(seed)
+    if repeated_pieces == "drop":
+        return [rec for rec, piece in zip(recordings, pieces, strict=True) if piece is None or counts[piece] == 1]
+    turn = {piece: chooser.randrange(counts[piece]) for piece in sorted(counts.keys() - {None})}
+    kept, seen = [], Counter()
+    for recording, piece in zip(recordings, pieces, strict=True):
+        if piece is None or seen[piece] == turn[piece]:
+            kept.append(recording)
+        seen[piece] += 1
+    return kept
+
+
+def standard_split(metadata: Sequence[tuple], seed: int = 0) -> list[str]:
+    """'train', 'validation', 'test' or 'unused' for each entry (basename, instrument, category).
+
+    The usual way to learn from MAPS (Sigtia et al., 2016, "configuration 2", as made stricter
+    by Hawthorne et al., 2018): test on the music of the two Disklaviers, train on that of the
+    synthesised pianos without the pieces of the test. About a tenth of the remaining pieces,
+    chosen by ``seed``, validates; on whatever instrument, a piece is in one split alone.
+    Notes and chords are not used.
+    """
+    pieces = [piece_of(basename) for basename, _, _ in metadata]
+    on_disklavier = [instrument in DISKLAVIERS for _, instrument, _ in metadata]
+    tested = {piece for piece, test in zip(pieces, on_disklavier, strict=True) if test}
+    to_learn = {piece for piece in pieces if piece is not None and piece not in tested}
+    # Ordered by hash, not shuffled: a few recordings more or less hardly move the others.
+    ordered = sorted(to_learn, key=lambda piece: (zlib.crc32(f"{seed}:{piece}".encode()), piece))
+    validation = set(ordered[: math.ceil(VALIDATION_PART * len(ordered))]) if len(ordered) > 1 else set()
+    splits = []
+    for piece, test in zip(pieces, on_disklavier, strict=True):
+        if piece is None:
+            splits.append("unused")
+        elif test:
+            splits.append("test")
+        elif piece in tested:
+            splits.append("unused")
+        else:
+            splits.append("validation" if piece in validation else "train")
+    return splits
