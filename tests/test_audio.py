@@ -137,10 +137,8 @@ def test_too_short():
 
 
 @pytest.mark.parametrize("samples", [1025, 2047, 2048, 2049, 3000, 50_000])
-@pytest.mark.parametrize("block", [1, 700, 1024, 5000, 100_000])
+@pytest.mark.parametrize("block", [100, 1024, 5000, 100_000])
 def test_logmel_of_joined_blocks_equals_that_of_the_whole(samples, block):
-    if samples > 3000 and block == 1:
-        pytest.skip("slow and shows nothing new")
     wave = torch.from_numpy(np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32))
     whole = LogMel()(wave)
     joined = torch.cat(list(LogMel().in_blocks(wave.split(block))), dim=1)

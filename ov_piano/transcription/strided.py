@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ov_piano.constants import KEYS
 from ov_piano.errors import InputError
 
 Infer = Callable[[Tensor], tuple[Tensor, Tensor]]
+Read = Callable[[int, int], Tensor]
 
 
 class Span(NamedTuple):
@@ -62,29 +64,41 @@ def chunk_spans(frames: int, chunk_size: int, chunk_overlap: int) -> Iterator[Sp
 
 
 @torch.no_grad()
-def onset_velocity_maps(infer: Infer, logmel: Tensor, chunk_size: int, chunk_overlap: int) -> tuple[Tensor, Tensor]:
-    """Onset probabilities and velocities of a whole recording, both (keys, t) in 0..1.
+def onset_velocity_pieces(
+    infer: Infer, read: Read, frames: int, chunk_size: int, chunk_overlap: int
+) -> Iterator[Tensor]:
+    """Onset probabilities and velocities of a recording, piece after piece: (2, keys, t) in 0..1 each.
 
     The network lacks its input's first frame, which is 0 here. Its output depends a little on the whole
     chunk (gates of the context-aware modules), so that maps differ slightly between chunk sizes.
 
     :param infer: log-mel (1, mels, t) -> onset logits and velocity logits, both (1, keys, t-1), on any device
-    :param logmel: (mels, t) in dB, t at least 1; the maps are on its device
+    :param read: the log-mel from a frame to before another, (mels, t) in dB
+    :param frames: of the whole recording, at least 1
     :param chunk_size: frames, at least 2
     :param chunk_overlap: frames, an even number below ``chunk_size``
     :raises ValueError: a parameter outside its range
     """
+    for begin, end, keep_begin, keep_end in chunk_spans(frames, chunk_size, chunk_overlap):
+        logmel = read(begin, end)[None]  # (1, mels, t)
+        if end - begin < 2:  # a recording of one frame
+            yield logmel.new_zeros(2, KEYS, end - begin)
+            continue
+        logits = torch.cat(infer(logmel)).float()  # (2, keys, t-1)
+        maps = F.pad(logits.sigmoid(), (1, 0))  # (2, keys, t)
+        yield maps[:, :, keep_begin - begin : keep_end - begin]
+
+
+def onset_velocity_maps(infer: Infer, logmel: Tensor, chunk_size: int, chunk_overlap: int) -> tuple[Tensor, Tensor]:
+    """The joined :func:`onset_velocity_pieces` of a log-mel (mels, t) on its device: (keys, t) each."""
     if logmel.ndim != 2 or logmel.shape[1] == 0:
         raise ValueError(f"log-mel: expected shape (mels, 1 or more), found {tuple(logmel.shape)}")
     frames = logmel.shape[1]
-    maps = torch.zeros(2, KEYS, frames, device=logmel.device)
-    for begin, end, keep_begin, keep_end in chunk_spans(frames, chunk_size, chunk_overlap):
-        keep_begin = max(keep_begin, begin + 1)  # noqa: PLW2901 -- the recording's first frame stays 0
-        if keep_begin >= keep_end:  # a recording of one frame
-            continue
-        kept = slice(keep_begin - begin - 1, keep_end - begin - 1)  # within the output
-        for logits, target in zip(infer(logmel[None, :, begin:end]), maps, strict=True):
-            target[:, keep_begin:keep_end] = logits[0, :, kept].float().sigmoid()
+    maps, done = logmel.new_empty(2, KEYS, frames, dtype=torch.float32), 0
+    pieces = onset_velocity_pieces(infer, lambda begin, end: logmel[:, begin:end], frames, chunk_size, chunk_overlap)
+    for piece in pieces:
+        maps[:, :, done : done + piece.shape[2]] = piece
+        done += piece.shape[2]
     return maps[0], maps[1]
 
 
