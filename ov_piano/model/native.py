@@ -1,0 +1,71 @@
+"""The project's C++ source, compiled on first use with the machine's own compiler, and glibc's memory pool."""
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
+
+
+@cache
+def library(source: Path) -> ctypes.CDLL | None:
+    """``source`` compiled and loaded, or None where that is impossible; it is kept in the user's cache folder.
+
+    OV_PIANO_NATIVE=0 in the environment turns it off.
+    """
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
+    if os.environ.get("OV_PIANO_NATIVE", "1") == "0" or compiler is None or sys.platform == "win32":
+        return None
+    key = "\n".join([source.read_text(), compiler, *FLAGS, _processor()])
+    path = _cache_folder() / f"{source.stem}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    try:
+        if not path.exists():
+            _compile(compiler, source, path)
+        return ctypes.CDLL(str(path))
+    except (OSError, subprocess.SubprocessError) as error:
+        log.info("%s: not compiled (%s), PyTorch's operators are used instead", source.name, error)
+        return None
+
+
+def _compile(compiler: str, source: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        built = Path(folder) / path.name
+        subprocess.run([compiler, *FLAGS, str(source), "-o", str(built)], check=True, capture_output=True, timeout=120)
+        built.replace(path)
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ov_piano"
+
+
+def _processor() -> str:
+    """What ``-march=native`` depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return "\n".join(line for line in lines[:30] if line.startswith(("model name", "flags", "Features")))
+    except OSError:
+        return platform.processor()
+
+
+def keep_freed_memory() -> bool:
+    """Let this process reuse the memory of freed tensors instead of returning it to the system at once.
+
+    By default glibc maps each large tensor anew, and the kernel clears its pages on first touch, which takes
+    longer than most elementwise operations. Returns whether it applies (glibc only).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))

@@ -1,0 +1,38 @@
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits as bce
+
+from ov_piano.model import native, sparse_conv
+from ov_piano.model.fast_training import fast_forward
+from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from tests.golden_weights import golden_state
+
+needs_compiler = pytest.mark.skipif(not sparse_conv.available(), reason="no C++ compiler here")
+
+
+def golden_model() -> OnsetVelocityNet:
+    model = OnsetVelocityNet(dropout=0, init=False)
+    model.load_state_dict(golden_state(model, db_statistics=False))
+    return model.train()
+
+
+def losses_and_gradients(model, forward, logmel, target):
+    stages, velocities = forward(logmel)
+    losses = [bce(logits, target) for logits in [*stages, velocities]]
+    sum(losses).backward()
+    return torch.stack(losses).detach(), {name: p.grad for name, p in model.named_parameters()}
+
+
+@needs_compiler
+def test_losses_gradients_and_statistics_equal_the_plain_forward_pass():
+    torch.manual_seed(0)
+    logmel = torch.randn(2, 250, 41) * 20 - 40
+    target = (torch.rand(2, 88, 40) < 0.1).float()
+    plain, fast = golden_model(), golden_model()
+    expected_losses, expected = losses_and_gradients(plain, plain, logmel, target)
+    losses, gradients = losses_and_gradients(fast, lambda x: fast_forward(fast, x), logmel, target)
+    torch.testing.assert_close(losses, expected_losses, rtol=1e-5, atol=1e-6)
+    for name, gradient in expected.items():
+        assert (gradients[name] - gradient).norm() <= 1e-3 * gradient.norm() + 1e-6, name
+    for (name, entry), expected_entry in zip(fast.state_dict().items(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(entry, expected_entry, rtol=1e-4, atol=1e-4, msg=name)
