@@ -34,7 +34,7 @@ def test_many_files_keep_their_order(jobs):
 def test_a_broken_file_among_many_is_named(tmp_path):
     broken = tmp_path / "broken.mid"
     broken.write_bytes(b"RIFFxxxx")
-    with pytest.raises(InputError, match="broken.mid"):
+    with pytest.raises(InputError, match=r"broken\.mid"):
         load_ground_truths([GOLDEN_MIDI[0], broken], jobs=2)
 
 

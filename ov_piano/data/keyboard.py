@@ -13,16 +13,6 @@ SUSTAIN_OFF = 7  # sustain holds above this value: half-pedalling players rest t
 RESTRIKE_SECS = 0.001  # a key struck while down was lifted this long before
 
 
-class KeyMessage(NamedTuple):
-    """What a player does to a key (`is_pedal` False) or a pedal: `number` is the MIDI note or the control change,
-    `value` (0-127) the velocity, 0 for a lifted key, or the pedal's position."""
-
-    secs: float
-    is_pedal: bool
-    number: int
-    value: int
-
-
 class Note(NamedTuple):
     onset_secs: float
     offset_secs: float
@@ -83,7 +73,6 @@ class Keyboard:
         """End what still sounds at `last_secs`, the recording's last timestamp."""
         for key in list(self._sounding):
             self._end(key, last_secs)
-        self._down.clear()
 
     def _held_by_pedal(self, key: int) -> bool:
         return self._sustain or key in self._sostenuto_keys
@@ -99,8 +88,12 @@ class Keyboard:
                 self._end(key, secs)
 
 
-def play(messages: Iterable[KeyMessage], last_secs: float, extend_sustain: bool = True) -> Keyboard:
-    """Send messages in order of time to a new keyboard and end the notes still sounding at `last_secs`."""
+def play(messages: Iterable[tuple[float, bool, int, int]], last_secs: float, extend_sustain: bool = True) -> Keyboard:
+    """Send messages in order of time to a new keyboard and end the notes still sounding at `last_secs`.
+
+    A message says what happens to a key: (seconds, False, MIDI note, velocity or 0 for lifted), or to a pedal:
+    (seconds, True, control change, value).
+    """
     keyboard = Keyboard(extend_sustain)
     for secs, is_pedal, number, value in messages:
         if not is_pedal:

@@ -1,24 +1,39 @@
-"""Standard MIDI files: read into timed key and pedal messages, and from there into notes.
+"""Standard MIDI files: timed key and pedal messages, and the notes they make.
 
 All tracks and channels play one keyboard. Formats 0 and 1 are merged by time; the tracks of a format 2 file are
-independent sequences and follow one another. Times come from ticks and the tempo map.
+independent sequences and follow one another.
 """
 
-import logging
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import mido
 import numpy as np
 
-from ov_piano.data.keyboard import SOFT, SOSTENUTO, SUSTAIN, KeyMessage, play
+from ov_piano.data.keyboard import SOFT, SOSTENUTO, SUSTAIN, play
+from ov_piano.data.smf import CONTROL, KEY_DOWN, KEY_UP, SET_TEMPO, MidiEvents, Track, parse_midi
 from ov_piano.errors import InputError
 
 DEFAULT_TEMPO = 500_000  # microseconds a beat until the first set_tempo: 120 beats a minute
-LONGEST_SECS = 12 * 3600  # a broken tick count would otherwise ask for terabytes of piano roll
-PEDALS = (SUSTAIN, SOFT, SOSTENUTO)
+LONGEST_SECS = 12 * 3600  # one broken delta time would otherwise ask for terabytes of piano roll
+SMPTE = 0x8000  # flag in the time division: minus frames a second, then ticks a frame in the low byte, and no tempo
+PEDALS = (SUSTAIN, SOSTENUTO, SOFT)
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class MidiMessages:
+    """Key and pedal messages in order of time, as columns (n,); see `ov_piano.data.keyboard.play`.
+
+    `secs` float64; `is_pedal` bool; `numbers`: MIDI note or control change; `values`: velocity (0: lifted) or position.
+    `last_secs`: the file's last timestamp.
+    """
+
+    secs: np.ndarray
+    is_pedal: np.ndarray
+    numbers: np.ndarray
+    values: np.ndarray
+    last_secs: float
 
 
 @dataclass(frozen=True)
@@ -26,7 +41,7 @@ class MidiNotes:
     """What a MIDI file says about keys and pedals.
 
     `notes`: (n, 4) float64 = onset s, offset s, MIDI note, velocity; ordered by onset, then note. Offsets are never
-    before onsets, and notes of one key never overlap. `pedals`: control change -> (n, 2) float64 = seconds, value.
+    before onsets, and notes of one key never overlap. `pedals`: control change -> (m, 2) float64 = seconds, value.
     `last_secs`: the file's last timestamp. `restruck` and `unmatched` count keys struck while down and lifted while up.
     """
 
@@ -38,78 +53,108 @@ class MidiNotes:
 
 
 def read_notes(path: Path | str, extend_sustain: bool = True) -> MidiNotes:
-    """Note events and pedal changes of a MIDI file; raises `InputError` if it cannot be read."""
-    messages, last_secs = read_messages(path)
-    keyboard = play(messages, last_secs, extend_sustain)
+    """Notes and pedal changes of a MIDI file; without notes (0, 4). Raises `InputError` if it cannot be read."""
+    messages = read_messages(path)
+    columns = (messages.secs, messages.is_pedal, messages.numbers, messages.values)
+    keyboard = play(zip(*(column.tolist() for column in columns), strict=True), messages.last_secs, extend_sustain)
     notes = np.array(keyboard.notes, dtype=np.float64).reshape(-1, 4)
-    pedals = {
-        pedal: np.array([(m.secs, m.value) for m in messages if m.is_pedal and m.number == pedal]).reshape(-1, 2)
-        for pedal in PEDALS
-    }
-    if keyboard.restruck or keyboard.unmatched:
-        logger.debug("%s: %d keys struck while down, %d lifted while up", path, keyboard.restruck, keyboard.unmatched)
-    order = np.lexsort((notes[:, 2], notes[:, 0]))
-    return MidiNotes(notes[order], pedals, last_secs, keyboard.restruck, keyboard.unmatched)
+    pedals = {}
+    for pedal in PEDALS:
+        chosen = messages.is_pedal & (messages.numbers == pedal)
+        pedals[pedal] = np.column_stack((messages.secs[chosen], messages.values[chosen]))
+    return MidiNotes(
+        notes=notes[np.lexsort((notes[:, 2], notes[:, 0]))],
+        pedals=pedals,
+        last_secs=messages.last_secs,
+        restruck=keyboard.restruck,
+        unmatched=keyboard.unmatched,
+    )
 
 
-def read_messages(path: Path | str) -> tuple[list[KeyMessage], float]:
-    """Key and pedal messages of a MIDI file in order of time, and the file's last timestamp in seconds."""
-    ticks_per_beat, tracks = _read_tracks(path)
-    rows = []
-    last_tick = 0
-    for track in tracks:
-        tick = 0
-        for message in track:
-            tick += message.time
-            row = _tempo_or_key_message(message)
-            if row is not None:
-                rows.append((tick, *row))
-        last_tick = max(last_tick, tick)
-    rows.sort(key=lambda row: row[0])
-
-    messages = []
-    secs, previous_tick, tempo = 0.0, 0, DEFAULT_TEMPO
-    for tick, is_pedal, number, value in rows:
-        secs += (tick - previous_tick) * _secs_per_tick(ticks_per_beat, tempo)
-        previous_tick = tick
-        if is_pedal is None:
-            tempo = value
-        else:
-            messages.append(KeyMessage(secs, is_pedal, number, value))
-    last_secs = secs + (last_tick - previous_tick) * _secs_per_tick(ticks_per_beat, tempo)
+def read_messages(path: Path | str) -> MidiMessages:
+    """Key and pedal messages of a MIDI file; raises `InputError` if it cannot be read."""
+    events = _read_events(path)
+    sequences = [[track] for track in events.tracks] if events.midi_format == 2 else [events.tracks]
+    rows, secs, last_secs = [], [], 0.0
+    for tracks in sequences:
+        sequence_rows, sequence_secs, end_secs = _timed(tracks, events.division)
+        rows.append(sequence_rows)
+        secs.append(last_secs + sequence_secs)
+        last_secs += end_secs
     if last_secs > LONGEST_SECS:
-        raise InputError(f"{path}: lasts {last_secs / 3600:.1f} h, expected at most {LONGEST_SECS / 3600:.0f} h")
-    return messages, last_secs
+        raise InputError(
+            f"{path}: MIDI file lasts {last_secs / 3600:.0f} h, expected at most {LONGEST_SECS / 3600:.0f}"
+        )
+    _, kinds, numbers, values = np.concatenate(rows).T
+    used = (kinds == KEY_DOWN) | (kinds == KEY_UP) | ((kinds == CONTROL) & np.isin(numbers, PEDALS))
+    return MidiMessages(
+        secs=np.concatenate(secs)[used],
+        is_pedal=(kinds == CONTROL)[used],
+        numbers=numbers[used],
+        values=np.where(kinds == KEY_UP, 0, values)[used],
+        last_secs=last_secs,
+    )
 
 
-def _read_tracks(path: Path | str):
+def _read_events(path: Path | str) -> MidiEvents:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot read MIDI file ({error.strerror})") from None
+    try:
+        events = parse_midi(data)
+    except (ValueError, IndexError, struct.error):
+        events = _parse_with_mido(path)
+    if not events.tracks:
+        raise InputError(f"{path}: MIDI file without tracks")
+    ticks = events.division & 0xFF if events.division & SMPTE else events.division
+    if ticks == 0 or events.midi_format not in (0, 1, 2):
+        raise InputError(f"{path}: MIDI header with format {events.midi_format} and time division {events.division}")
+    return events
+
+
+def _parse_with_mido(path: Path | str) -> MidiEvents:
+    """mido's reading of a file that is not quite well-formed, or its reason for refusing it."""
+    kinds = {"note_on": KEY_DOWN, "note_off": KEY_UP, "control_change": CONTROL}
     try:
         file = mido.MidiFile(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: MIDI file not found") from None
+        tracks = []
+        for messages in file.tracks:
+            tick, rows = 0, []
+            for message in messages:
+                tick += message.time
+                if message.type in kinds:
+                    rows.append((tick, kinds[message.type], *message.bytes()[1:]))
+                elif message.type == "set_tempo":
+                    rows.append((tick, SET_TEMPO, 0, message.tempo))
+            tracks.append(Track(np.array(rows, dtype=np.int64).reshape(-1, 4), tick))
+        return MidiEvents(file.type, file.ticks_per_beat & 0xFFFF, tracks)
     except EOFError:
         raise InputError(f"{path}: MIDI file ends too early (truncated?)") from None
-    except Exception as error:  # mido's parser lets many kinds through, from OSError to its own KeySignatureError
+    except Exception as error:  # mido lets many kinds through, from OSError to its own KeySignatureError
         raise InputError(f"{path}: not a readable MIDI file ({error})") from None
-    if not file.tracks:
-        raise InputError(f"{path}: MIDI file without tracks")
-    if file.type == 2 and len(file.tracks) > 1:
-        return file.ticks_per_beat, [mido.MidiTrack(message for track in file.tracks for message in track)]
-    return file.ticks_per_beat, file.tracks
 
 
-def _tempo_or_key_message(message) -> tuple | None:
-    kind = message.type
-    if kind == "note_on":
-        return False, message.note, message.velocity
-    if kind == "note_off":
-        return False, message.note, 0
-    if kind == "control_change" and message.control in PEDALS:
-        return True, message.control, message.value
-    if kind == "set_tempo":
-        return None, 0, message.tempo
-    return None
+def _timed(tracks: list[Track], division: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Merge tracks that sound together: rows (n, 4) in order of time, their seconds (n,), and the end in seconds.
+
+    Seconds add up from row to row, as a player counts them. That decides the frame of a time that falls on the border
+    of two frames, and so equals the published rolls.
+    """
+    rows = np.concatenate([track.rows for track in tracks])
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]  # at equal times in the order of tracks
+    end = max(track.last_tick for track in tracks)
+    ticks = np.concatenate((rows[:, 0], [end]))
+    secs = np.cumsum(np.diff(ticks, prepend=0) * _secs_per_tick(rows, division))
+    return rows, secs[:-1], float(secs[-1])
 
 
-def _secs_per_tick(ticks_per_beat: int, tempo: int) -> float:
-    return tempo * 1e-6 / ticks_per_beat
+def _secs_per_tick(rows: np.ndarray, division: int) -> np.ndarray | float:
+    """(n + 1,): length of a tick before each row and before the end, by the tempo of the rows before."""
+    if division & SMPTE:
+        frames = 256 - (division >> 8)
+        return 1 / ((29.97 if frames == 29 else frames) * (division & 0xFF))
+    is_tempo = rows[:, 1] == SET_TEMPO
+    tempos = np.concatenate(([DEFAULT_TEMPO], rows[is_tempo, 3]))
+    tempos_so_far = np.concatenate(([0], np.cumsum(is_tempo)))
+    return tempos[tempos_so_far] * 1e-6 / division
