@@ -92,6 +92,12 @@ def _same_name(parsed, path, example):
     return parsed
 
 
+def create_frames(file: h5py.File, name: str, height: int, chunk_frames: int) -> h5py.Dataset:
+    """An empty dataset (height, 0) that grows along time."""
+    shapes = {"shape": (height, 0), "maxshape": (height, None), "chunks": (height, chunk_frames)}
+    return file.create_dataset(name, dtype=np.float32, compression="lzf", **shapes)
+
+
 class StoreWriter:
     """Writes a store beside ``path`` and renames it when the ``with`` block ends well.
 
@@ -106,9 +112,7 @@ class StoreWriter:
         if self.path.exists():
             raise InputError(f"{path}: exists already and is not overwritten")
         self._file = h5py.File(self.partial, "w")
-        self._data = self._file.create_dataset(
-            "data", (height, 0), np.float32, maxshape=(height, None), chunks=(height, chunk_frames), compression="lzf"
-        )
+        self._data = create_frames(self._file, "data", height, chunk_frames)
         text = h5py.string_dtype(encoding="utf-8")
         self._metadata = self._file.create_dataset("metadata", (0,), text, maxshape=(None,), chunks=(1024,))
         self._idxs = self._file.create_dataset("data_idxs", (2, 0), np.int64, maxshape=(2, None), chunks=(2, 1024))

@@ -1,0 +1,192 @@
+"""One recording's finished share of the two stores, as a small HDF5 file of its own.
+
+Preprocessing makes a part for each recording, in any order and in several processes, and
+joins them at the end. A part appears under its name only when it is complete, and says what
+it was made from: a run that was killed goes on with the parts that are there.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from ov_piano.constants import ONSET_ROWS
+from ov_piano.data.audio import SILENCE_DB, LogMel, audio_info, load_mono, logmel_frames
+from ov_piano.data.hdf5 import MelName, RollName, create_frames
+from ov_piano.data.midi import read_notes
+from ov_piano.data.pianoroll import piano_roll
+from ov_piano.data.recording import Recording
+from ov_piano.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PartSettings:
+    """What a part depends on besides its recording."""
+
+    mel: MelName
+    roll: RollName
+    chunk_frames: int
+    ignore_mel: bool = False
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was met in one recording, or summed up over several."""
+
+    recordings: int = 0
+    frames: int = 0
+    notes: int = 0
+    collisions: int = 0  # notes that another one of the same key in the same frame replaced
+    restruck: int = 0  # keys struck while down
+    unmatched: int = 0  # keys lifted while up
+    cut: int = 0  # recordings whose MIDI is longer than the audio
+    cut_notes: int = 0  # onsets beyond the end of the audio
+    silent: int = 0  # recordings
+
+    def __add__(self, other: "Report") -> "Report":
+        return Report(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
+
+
+@dataclass(frozen=True)
+class Job:
+    """A part to make."""
+
+    recording: Recording
+    path: Path
+    frames: int | None  # None: without audio the roll keeps its own length
+    lead: int  # empty frames before the first, so that the part's chunks are those of the store
+    settings: PartSettings
+
+    def fingerprint(self) -> str:
+        """Changes with anything that the part's contents depend on."""
+        files = [self.recording.midi_path] + ([] if self.settings.ignore_mel else [self.recording.audio_path])
+        stats = [(path.name, stat.st_size, stat.st_mtime_ns) for path in files for stat in [path.stat()]]
+        return repr((replace(self.settings, device=""), self.frames, stats))
+
+
+def frames_of(recording: Recording, settings: PartSettings) -> int | None:
+    """Frames of the recording's log-mel, from the header of its audio; None if that is not there and not needed.
+
+    :raises InputError: the audio cannot be used.
+    """
+    mel, path = settings.mel, recording.audio_path
+    if settings.ignore_mel and not path.exists():
+        return None
+    info = audio_info(path)
+    frames = logmel_frames(info.samples, info.sample_rate, sample_rate=mel.sample_rate, window=mel.window, hop=mel.hop)
+    if frames < 1:
+        raise InputError(f"{path}: too short, {info.samples} samples at {info.sample_rate} Hz")
+    return frames
+
+
+def is_complete(job: Job) -> bool:
+    """The part exists and was made by the same settings from the same files."""
+    try:
+        with h5py.File(job.path, "r") as file:
+            return file.attrs["fingerprint"] == job.fingerprint()
+    except (OSError, KeyError):
+        return False
+
+
+def make_part(job: Job) -> None:
+    """Compute one recording's roll and log-mel and write its part.
+
+    :raises InputError: its MIDI or audio cannot be used.
+    :raises OSError: the part cannot be written; the error names it.
+    """
+    settings, fingerprint = job.settings, job.fingerprint()
+    roll, report = _roll(job)
+    logmel = None
+    if not settings.ignore_mel:
+        logmel = _logmel(job)
+        report = replace(report, silent=int(logmel.max() <= SILENCE_DB))
+    temporary = job.path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        with writing(temporary), h5py.File(temporary, "w") as file:
+            for name, array in (("roll", roll), ("logmel", logmel)):
+                if array is not None:
+                    data = create_frames(file, name, array.shape[0], settings.chunk_frames)
+                    data.resize(job.lead + array.shape[1], axis=1)
+                    data[:, job.lead :] = array
+            file.attrs.update(fingerprint=fingerprint, lead=job.lead, report=json.dumps(asdict(report)))
+        os.replace(temporary, job.path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_report(part: h5py.File) -> Report:
+    return Report(**json.loads(part.attrs["report"]))
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """HDF5's lengthy account of a failed write becomes the operating system's error with the file's name."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        code = getattr(error, "errno", None) or _errno_in(str(error))
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code), str(path)) from None
+
+
+def _errno_in(message: str) -> int | None:
+    _, found, rest = message.partition("errno = ")
+    digits = rest.split(",")[0].strip()
+    return int(digits) if found and digits.isdigit() else None
+
+
+def _roll(job: Job) -> tuple[np.ndarray, Report]:
+    """The roll (259, frames), padded or cut to the log-mel's length."""
+    notes = read_notes(job.recording.midi_path, job.settings.roll.extend_sustain)
+    roll, collisions = piano_roll(notes, job.settings.roll.frame_secs)
+    frames = roll.shape[1] if job.frames is None else job.frames
+    beyond = roll[:, frames:]
+    report = Report(
+        recordings=1,
+        frames=frames,
+        notes=len(notes.notes),
+        collisions=int(collisions),
+        restruck=notes.restruck,
+        unmatched=notes.unmatched,
+        cut=int(beyond.any()),
+        cut_notes=int(np.count_nonzero(beyond[ONSET_ROWS])),
+    )
+    return np.pad(roll[:, :frames], ((0, 0), (0, max(0, frames - roll.shape[1])))), report
+
+
+def _logmel(job: Job) -> np.ndarray:
+    """The log-mel (mels, frames) of the recording's audio."""
+    name, path, device = job.settings.mel, job.recording.audio_path, job.settings.device
+    transform = _transform(name, device)
+    wave = load_mono(path, name.sample_rate)
+    try:
+        with torch.inference_mode():
+            logmel = transform(wave.to(device)).cpu().numpy()
+    except InputError as error:
+        raise InputError(f"{path}: too short: {error}") from None
+    if logmel.shape[1] != job.frames:
+        raise InputError(f"{path}: changed while it was read ({job.frames} frames before, {logmel.shape[1]} now)")
+    return logmel
+
+
+_transforms: dict[Any, LogMel] = {}  # one a process
+
+
+def _transform(name: MelName, device: str) -> LogMel:
+    if (name, device) not in _transforms:
+        settings = {"sample_rate": name.sample_rate, "window": name.window, "hop": name.hop}
+        transform = LogMel(**settings, mels=name.mels, fmin=name.fmin, fmax=name.fmax)
+        _transforms[name, device] = transform.to(device)
+    return _transforms[name, device]

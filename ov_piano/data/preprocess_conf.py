@@ -1,0 +1,63 @@
+"""The settings that 0a and 0b share."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ov_piano.config import NON_NEGATIVE, POSITIVE, option
+from ov_piano.constants import HOP, MEL_FMAX, MEL_FMIN, MELS, SAMPLE_RATE, WINDOW
+from ov_piano.data.hdf5 import MelName, RollName
+from ov_piano.data.parts import PartSettings
+from ov_piano.errors import InputError
+
+
+@dataclass
+class PreprocessConf:
+    """A script adds where its dataset is."""
+
+    OUTPUT_DIR: str = option("datasets", "folder for the HDF5 files")
+    TARGET_SR: int = option(SAMPLE_RATE, "sampling rate of the log-mel's wave in Hz", POSITIVE)
+    STFT_WINSIZE: int = option(WINDOW, "STFT window and FFT size in samples", POSITIVE)
+    STFT_HOPSIZE: int = option(HOP, "STFT hop in samples; with TARGET_SR it is the frame length", POSITIVE)
+    MELBINS: int = option(MELS, "mel bins", POSITIVE)
+    MEL_FMIN: int = option(MEL_FMIN, "lower edge of the lowest mel bin in Hz", NON_NEGATIVE)
+    MEL_FMAX: int = option(MEL_FMAX, "upper edge of the highest mel bin in Hz", POSITIVE)
+    MIDI_SUS_EXTEND: bool = option(True, "whether the sustain pedal prolongs notes in the piano rolls")
+    HDF5_CHUNKLEN_SECONDS: float = option(8.0, "length of the HDF5 chunks in seconds", POSITIVE)
+    DEVICE: str = option("cpu", "torch device that computes the log-mels")
+    IGNORE_MEL: bool = option(False, "write the piano rolls only; the audio need not be there")
+    WORKERS: int | None = option(None, "processes; null: one a core", POSITIVE)
+
+    def __post_init__(self) -> None:
+        if self.STFT_WINSIZE < 2:
+            raise InputError(f"setting STFT_WINSIZE={self.STFT_WINSIZE}: expected at least 2")
+        if self.STFT_HOPSIZE > self.STFT_WINSIZE:
+            raise InputError(
+                f"setting STFT_HOPSIZE={self.STFT_HOPSIZE}: expected at most STFT_WINSIZE={self.STFT_WINSIZE}"
+            )
+        if not self.MEL_FMIN < self.MEL_FMAX <= self.TARGET_SR / 2:
+            raise InputError(
+                f"settings MEL_FMIN={self.MEL_FMIN}, MEL_FMAX={self.MEL_FMAX}: expected MEL_FMIN below MEL_FMAX, "
+                f"and that at most half of TARGET_SR={self.TARGET_SR}"
+            )
+        if self.chunk_frames < 1:
+            raise InputError(
+                f"setting HDF5_CHUNKLEN_SECONDS={self.HDF5_CHUNKLEN_SECONDS}: expected at least a frame, "
+                f"{self.STFT_HOPSIZE / self.TARGET_SR:g} s"
+            )
+        try:
+            torch.zeros(1, device=self.DEVICE)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"setting DEVICE={self.DEVICE}: not a device of this machine: {reason}") from None
+
+    @property
+    def chunk_frames(self) -> int:
+        return round(self.HDF5_CHUNKLEN_SECONDS / (self.STFT_HOPSIZE / self.TARGET_SR))
+
+    def part_settings(self, dataset: str) -> PartSettings:
+        """The settings as the preprocessing takes them, for the dataset's name as in the HDF5 file names."""
+        rates = (self.TARGET_SR, self.STFT_WINSIZE, self.STFT_HOPSIZE)
+        mel = MelName(dataset, *rates, self.MELBINS, self.MEL_FMIN, self.MEL_FMAX)
+        roll = RollName(dataset, mel.frame_secs, self.MIDI_SUS_EXTEND)
+        return PartSettings(mel, roll, self.chunk_frames, self.IGNORE_MEL, self.DEVICE)
