@@ -92,7 +92,7 @@ def _read_value(field: dataclasses.Field, text: str) -> Any:
     try:
         value = text if is_text and text != "null" else yaml.safe_load(text)
         probe = OmegaConf.structured(dataclasses.make_dataclass("Setting", [("value", field.type | None, None)]))
-        probe.value = value
+        OmegaConf.update(probe, "value", value)  # which reads 1 as 1.0 where a float is declared
     except (OmegaConfBaseException, yaml.YAMLError, ValueError):
         raise InputError(f"setting {field.name}={text}: expected {kind}") from None
     value = OmegaConf.to_container(probe)["value"]
