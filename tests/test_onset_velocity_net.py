@@ -109,6 +109,8 @@ def copied_state(model):
 def test_frozen_onsets_stay_bit_equal(model, logmel):
     before, velocity_names = copied_state(model), {n for n in model.state_dict() if n.startswith("velocity_stage.")}
     model.freeze_onsets()
+    learnable = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert learnable == {name for name, _ in model.named_parameters() if name in velocity_names}
     model.eval()
     onsets_before = model(logmel, trainable_onsets=False)[0][-1]
     model.train()

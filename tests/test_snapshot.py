@@ -69,14 +69,15 @@ def test_published_format(path):
     np.testing.assert_array_equal(loaded.specnorm.bn.running_mean[:250], np.full(250, -40))
 
 
-def test_failed_save_leaves_the_earlier_file(path, monkeypatch):
+@pytest.mark.parametrize("failing_call", ["fsync", "replace"])
+def test_failed_save_leaves_the_earlier_file(path, monkeypatch, failing_call):
     save_snapshot(SmallNet(), path)
     before = path.read_bytes()
 
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full_disk)
+    monkeypatch.setattr(os, failing_call, full_disk)
     with pytest.raises(OSError, match=r"No space left on device.*step=10") as failure:
         save_snapshot(SmallNet(), path)
     assert failure.value.filename == str(path)
