@@ -34,6 +34,10 @@ class AudioInfo(NamedTuple):
     sample_rate: int  # Hz
     channels: int
 
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.sample_rate
+
 
 def audio_info(path: str | Path) -> AudioInfo:
     """:raises InputError: missing, empty, truncated or not audio."""

@@ -1,0 +1,55 @@
+"""Threshold and shift at which a snapshot is meant to be used: a small YAML file that travels beside it.
+
+``X.yaml`` belongs to ``X.torch`` and holds ``threshold`` (probability) and ``shift`` (seconds, added to onsets),
+found on validation recordings, and for the reader where they come from (commit, data, scores …).
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from ov_piano.atomic import written_whole
+from ov_piano.errors import InputError
+
+
+class OperatingPoint(NamedTuple):
+    """Probability from which on a peak is an event, and seconds to add to its onset."""
+
+    threshold: float
+    shift: float
+
+
+PUBLISHED = OperatingPoint(threshold=0.77, shift=-0.01)  # of the published model on MAESTRO v3
+
+
+def operating_point_path(snapshot_path: str | Path) -> Path:
+    """Where the operating point of a snapshot is kept."""
+    return Path(snapshot_path).with_suffix(".yaml")
+
+
+def write_operating_point(snapshot_path: str | Path, point: OperatingPoint, **facts: Any) -> Path:
+    """Write ``point`` beside the snapshot; ``facts`` (plain values) say where it comes from."""
+    path = operating_point_path(snapshot_path)
+    with written_whole(path) as partial:
+        content = {"threshold": float(point.threshold), "shift": float(point.shift), **facts}
+        partial.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def read_operating_point(snapshot_path: str | Path) -> OperatingPoint | None:
+    """The point beside the snapshot, None where there is no such file.
+
+    :raises InputError: the file holds no threshold from 0 to 1 and shift in seconds
+    """
+    path = operating_point_path(snapshot_path)
+    if not path.is_file():
+        return None
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        point = OperatingPoint(float(content["threshold"]), float(content["shift"]))
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: expected YAML with the numbers threshold and shift") from None
+    if not (0 <= point.threshold <= 1 and abs(point.shift) < 1):
+        raise InputError(f"{path}: expected a threshold from 0 to 1 and a shift below 1 s, found {tuple(point)}")
+    return point

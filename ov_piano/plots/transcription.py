@@ -1,0 +1,87 @@
+"""What `transcribe` found: log-mel above, notes coloured by velocity below, in rows like the systems of a score."""
+
+import math
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from torch.nn.functional import adaptive_max_pool1d
+
+from ov_piano.constants import FRAME_SECS, HIGHEST_NOTE, LOWEST_NOTE, MEL_FMAX, MEL_FMIN, TOP_DB
+from ov_piano.transcription.midi_writer import to_notes
+from ov_piano.transcription.stream import SpooledLogMel
+
+ROW_SECS = 30  # up to MOST_ROWS rows; then rows grow longer
+MOST_ROWS = 10
+WIDTH, ROW_HEIGHT, FRAME_HEIGHT = 14, 3.6, 1.1  # inches
+COLUMNS = 1500  # pixels of a row's spectrogram
+TICKS_HZ = (100, 250, 500, 1000, 2000, 4000, 8000)
+OCTAVES = range(24, HIGHEST_NOTE + 1, 12)  # C1 … C8
+VELOCITY_COLOURS = matplotlib.colormaps["viridis_r"]  # dark is loud; colour-blind-safe
+
+
+def plot_transcription(logmel: SpooledLogMel, events: pd.DataFrame, note_secs: float, title: str) -> Figure:
+    """The picture of one recording of any length; events as `detect_events` gives them."""
+    rows = min(MOST_ROWS, max(1, math.ceil(logmel.seconds / ROW_SECS)))
+    row_secs = max(logmel.seconds / rows, 1.0)
+    figure = Figure(figsize=(WIDTH, ROW_HEIGHT * rows + FRAME_HEIGHT), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2 * rows, 1, squeeze=False)[:, 0]
+    notes = to_notes(events, note_secs)
+    for row in range(rows):
+        begin, end = row * row_secs, (row + 1) * row_secs
+        spectrum, roll = axes[2 * row], axes[2 * row + 1]
+        image = _draw_logmel(spectrum, logmel, begin, end)
+        lines = _draw_notes(roll, notes)
+        for part in (spectrum, roll):
+            part.set_xlim(begin, end)
+        spectrum.tick_params(labelbottom=False)
+    axes[-1].set_xlabel("time (s)")
+    figure.colorbar(image, ax=list(axes[0::2]), label="level (dB)", fraction=0.03, pad=0.01, aspect=12 * rows**0.5)
+    figure.colorbar(lines, ax=list(axes[1::2]), label="velocity", fraction=0.03, pad=0.01, aspect=12 * rows**0.5)
+    figure.suptitle(f"{title}: {len(events)} notes in {logmel.seconds:.0f} s", fontsize="medium")
+    return figure
+
+
+def _draw_logmel(axes: Axes, logmel: SpooledLogMel, begin_secs: float, end_secs: float):
+    begin, end = round(begin_secs / FRAME_SECS), min(round(end_secs / FRAME_SECS), logmel.frames)
+    levels = logmel.read(begin, end)  # (mels, t)
+    if levels.shape[1] > COLUMNS:
+        levels = adaptive_max_pool1d(levels, COLUMNS)
+    image = axes.imshow(
+        levels.numpy(),
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=logmel.floor_db,
+        vmax=logmel.floor_db + TOP_DB,
+        extent=(begin * FRAME_SECS, end * FRAME_SECS, _mel(MEL_FMIN), _mel(MEL_FMAX)),
+    )
+    axes.set_yticks([_mel(hz) for hz in TICKS_HZ], [f"{hz}" for hz in TICKS_HZ])
+    axes.set_ylabel("frequency (Hz)")
+    return image
+
+
+def _draw_notes(axes: Axes, notes: np.ndarray) -> LineCollection:
+    """Notes (n, 4) as horizontal lines with a mark at the onset."""
+    onset, offset, note, velocity = notes.T
+    segments = np.stack([np.stack([onset, note], 1), np.stack([offset, note], 1)], 1)  # (n, 2 ends, 2)
+    lines = LineCollection(segments, array=velocity, cmap=VELOCITY_COLOURS, clim=(0, 127), linewidths=2.2)
+    axes.add_collection(lines)
+    axes.scatter(onset, note, s=7, c=velocity, cmap=VELOCITY_COLOURS, vmin=0, vmax=127, zorder=3)
+    axes.set_facecolor("0.95")
+    axes.set_yticks(list(OCTAVES), [f"C{octave + 1}" for octave in range(len(OCTAVES))])
+    axes.set_ylim(LOWEST_NOTE - 2, HIGHEST_NOTE + 2)
+    axes.grid(axis="y", color="white")
+    axes.set_axisbelow(True)
+    axes.set_ylabel("note")
+    return lines
+
+
+def _mel(hz: float) -> float:
+    """HTK mel scale, as the log-mel's."""
+    return 2595 * math.log10(1 + hz / 700)

@@ -1,0 +1,64 @@
+"""Note events -> standard MIDI file.
+
+The network finds onsets and velocities but no note lengths: a note lasts until the next
+onset of its key, but no longer than a given time.
+"""
+
+import logging
+from pathlib import Path
+
+import mido
+import numpy as np
+import pandas as pd
+
+from ov_piano.atomic import written_whole
+
+TEMPO = 500_000  # microseconds a beat: 120 beats a minute, a MIDI file's default
+TICKS_PER_BEAT = 960
+TICK_SECS = TEMPO / 1e6 / TICKS_PER_BEAT  # 0.52 ms
+NOTE_SECS = 0.5  # longest note
+
+log = logging.getLogger(__name__)
+
+
+def to_notes(events: pd.DataFrame, note_secs: float = NOTE_SECS) -> np.ndarray:
+    """Events (``onset_secs``, ``note``, ``velocity``) -> (n, 4): onset s, offset s, MIDI note, velocity 1-127.
+
+    Ordered by onset, then note. Two events of one key at the same moment become the louder one.
+    """
+    table = events.sort_values(["onset_secs", "note", "velocity"])
+    table = table.drop_duplicates(["onset_secs", "note"], keep="last")
+    following = table.groupby("note")["onset_secs"].shift(-1, fill_value=np.inf)
+    offset = np.minimum(table["onset_secs"] + note_secs, following)
+    velocity = table["velocity"].round().clip(1, 127)
+    return np.stack([table["onset_secs"], offset, table["note"], velocity], axis=1).astype(np.float64)
+
+
+def to_midi(events: pd.DataFrame, note_secs: float = NOTE_SECS) -> mido.MidiFile:
+    """A type 1 file with a tempo track and a piano track, to ``TICK_SECS`` exact."""
+    changes = []  # (tick, is on, note, velocity): of one tick, ends come first
+    dropped = 0
+    for onset, offset, note, velocity in to_notes(events, note_secs):
+        begin, end = round(onset / TICK_SECS), round(offset / TICK_SECS)
+        if begin == end:
+            dropped += 1
+            continue
+        changes += [(begin, True, int(note), int(velocity)), (end, False, int(note), 0)]
+    if dropped:
+        log.warning("%d notes shorter than half a millisecond left out", dropped)
+    piano = mido.MidiTrack([mido.MetaMessage("track_name", name="Piano"), mido.Message("program_change", program=0)])
+    last = 0
+    for tick, is_on, note, velocity in sorted(changes):
+        kind = "note_on" if is_on else "note_off"
+        piano.append(mido.Message(kind, note=note, velocity=velocity, time=tick - last))
+        last = tick
+    piano.append(mido.MetaMessage("end_of_track", time=1))
+    tempo = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=TEMPO), mido.MetaMessage("time_signature")])
+    tempo.append(mido.MetaMessage("end_of_track", time=1))
+    return mido.MidiFile(type=1, ticks_per_beat=TICKS_PER_BEAT, tracks=[tempo, piano])
+
+
+def write_midi(events: pd.DataFrame, path: str | Path, note_secs: float = NOTE_SECS) -> None:
+    """Write :func:`to_midi` in one piece: ``path`` is a complete file or is not there."""
+    with written_whole(path) as partial:
+        to_midi(events, note_secs).save(partial)

@@ -1,0 +1,78 @@
+"""Audio of any length -> log-mel on disk, read back in parts, so that memory does not grow with the recording."""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchaudio
+from torch import Tensor
+
+from ov_piano.constants import FRAME_SECS, MELS, SAMPLE_RATE, TOP_DB
+from ov_piano.data.audio import LogMel, resampled_blocks
+from ov_piano.errors import InputError
+
+BLOCK = 10 * SAMPLE_RATE  # samples of an array that are transformed at once
+
+
+class SpooledLogMel:
+    """Log-mel of a whole recording in a temporary file (150 MB an hour), deleted with this object.
+
+    The floor is relative to the recording's maximum, known only at its end; so :meth:`read` applies it.
+    """
+
+    def __init__(self, blocks: Iterable[Tensor], progress: Callable[[float], None]):
+        self.frames, maximum_db = 0, -np.inf
+        try:
+            with tempfile.TemporaryFile(prefix="ov_piano_logmel_") as file:
+                for block in blocks:  # (mels, frames)
+                    file.write(block.T.contiguous().numpy().tobytes())
+                    self.frames += block.shape[1]
+                    maximum_db = max(maximum_db, float(block.max()))
+                    progress(block.shape[1] * FRAME_SECS)
+                file.flush()
+                self._stored = np.memmap(file, np.float32, mode="r", shape=(self.frames, MELS))
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror} (temporary spectrogram)", tempfile.gettempdir()) from error
+        self.floor_db = maximum_db - TOP_DB
+        self.seconds = self.frames * FRAME_SECS
+
+    def read(self, begin: int, end: int) -> Tensor:
+        """(mels, end - begin) in dB."""
+        return torch.from_numpy(self._stored[begin:end].T.copy()).clamp_(min=self.floor_db)
+
+
+def spool_logmel(
+    audio: str | Path | np.ndarray | Tensor,
+    sample_rate: int | None = None,
+    progress: Callable[[float], None] = lambda secs: None,
+) -> SpooledLogMel:
+    """The log-mel of a file, or of an array (samples,) or (samples, channels) at ``sample_rate``.
+
+    ``progress`` is told the seconds of audio of each block that has been read.
+
+    :raises InputError: audio that cannot be used: unreadable, not finite, too short
+    """
+    if not isinstance(audio, str | Path):
+        return SpooledLogMel(LogMel().in_blocks(_array_blocks(audio, sample_rate)), progress)
+    try:
+        return SpooledLogMel(LogMel().in_blocks(resampled_blocks(audio)), progress)
+    except InputError as error:
+        raise error if str(audio) in str(error) else InputError(f"{audio}: {error}") from None
+
+
+def _array_blocks(audio: np.ndarray | Tensor, sample_rate: int | None) -> Iterable[Tensor]:
+    """Mono blocks at ``SAMPLE_RATE`` of a wave in memory."""
+    if sample_rate is None:
+        raise InputError("audio given as an array: expected its sample_rate in Hz, too")
+    wave = torch.as_tensor(audio)
+    if not wave.is_floating_point():
+        raise InputError(f"audio given as an array: expected floating-point samples, found {wave.dtype}")
+    if wave.ndim not in (1, 2) or (wave.ndim == 2 and wave.shape[1] > wave.shape[0]):
+        raise InputError(f"audio: expected shape (samples,) or (samples, channels), found {tuple(wave.shape)}")
+    wave = wave.detach().cpu().float()
+    wave = wave.mean(1) if wave.ndim == 2 else wave
+    if not wave.isfinite().all():
+        raise InputError("audio given as an array: holds samples that are NaN or infinite")
+    return torchaudio.functional.resample(wave, int(sample_rate), SAMPLE_RATE).split(BLOCK)

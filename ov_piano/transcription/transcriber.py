@@ -1,0 +1,119 @@
+"""A snapshot ready for use: audio in, table of note events out.
+
+transcriber = Transcriber()                      # the snapshot that ships
+events = transcriber("recording.wav")            # onset_secs, note, velocity, prob
+events = transcriber(wave, sample_rate=44_100)   # numpy array or tensor
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+import ov_piano
+from ov_piano.constants import FRAME_SECS
+from ov_piano.device import DEFAULT_DEVICE, select_device
+from ov_piano.errors import InputError
+from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.operating_point import PUBLISHED, read_operating_point
+from ov_piano.model.snapshot import load_snapshot
+from ov_piano.transcription.decoder import Decoder
+from ov_piano.transcription.events import detect_events
+from ov_piano.transcription.stream import SpooledLogMel, spool_logmel
+from ov_piano.transcription.strided import chunk_frames
+
+ASSETS = Path(ov_piano.__file__).resolve().parents[1] / "assets"
+SHIPPED = "OnsetVelocityNet_*.torch"
+CHUNK_SECS = 300.0  # as script 2
+OVERLAP_SECS = 11.0
+
+log = logging.getLogger(__name__)
+
+
+def shipped_snapshot() -> Path:
+    """The snapshot in ``assets``; of several the last by name, which is the newest.
+
+    :raises InputError: there is none
+    """
+    found = sorted(ASSETS.glob(SHIPPED))
+    if not found:
+        raise InputError(f"{ASSETS / SHIPPED}: no snapshot found there: name one, SNAPSHOT_INPATH=path")
+    return found[-1]
+
+
+def load_model(snapshot: str | Path | None = None, device: str = "cpu") -> OnsetVelocityNet:
+    """The network with the weights of ``snapshot`` (None: the one that ships), in eval mode."""
+    model = OnsetVelocityNet(init=False)
+    return load_snapshot(snapshot or shipped_snapshot(), model).to(select_device(device)).eval()
+
+
+class Transcriber:
+    """Network, decoder and operating point of one snapshot.
+
+    :param snapshot: file of weights; None: the one that ships
+    :param threshold: probability from which on a peak is an event; None: the snapshot's own
+    :param shift: seconds added to every onset; None: the snapshot's own
+    :param device: "cpu", "cuda", "cuda:1" …
+    :param chunk_secs, overlap_secs: seconds that the network sees at once, and of them shared with the next chunk
+    :param gauss_std, gauss_ksize: see `Decoder`
+    :raises InputError: a file or value that cannot be used
+    """
+
+    def __init__(
+        self,
+        snapshot: str | Path | None = None,
+        *,
+        threshold: float | None = None,
+        shift: float | None = None,
+        device: str = DEFAULT_DEVICE,
+        chunk_secs: float = CHUNK_SECS,
+        overlap_secs: float = OVERLAP_SECS,
+        gauss_std: float = 1,
+        gauss_ksize: int = 11,
+    ):
+        self.snapshot = Path(snapshot or shipped_snapshot())
+        self.device = select_device(device)
+        self.model = load_model(self.snapshot, device)
+        self.chunk_size, self.chunk_overlap = chunk_frames(chunk_secs, overlap_secs, FRAME_SECS)
+        self.decoder = Decoder(gauss_std, gauss_ksize)
+        point = read_operating_point(self.snapshot)
+        if point is None and None in (threshold, shift):
+            point = PUBLISHED
+            log.warning("no operating point beside %s: taking the published %s", self.snapshot, tuple(point))
+        self.threshold = point.threshold if threshold is None else threshold
+        self.shift = point.shift if shift is None else shift
+
+    def __call__(self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None = None) -> pd.DataFrame:
+        """The note events of a file, or of an array (samples,) or (samples, channels) at ``sample_rate``.
+
+        Ordered by onset; columns ``onset_secs``, ``note`` (MIDI), ``velocity`` (0-127), ``prob``.
+        Memory does not grow with a file's length.
+
+        :raises InputError: audio that cannot be used
+        """
+        return self.detect(spool_logmel(audio, sample_rate))
+
+    def detect(self, logmel: SpooledLogMel, progress: Callable[[float], None] = lambda secs: None) -> pd.DataFrame:
+        """The same from a log-mel; ``progress`` is told the seconds of each piece that is done."""
+        events = detect_events(
+            self.infer,
+            self.decoder,
+            logmel.read,
+            logmel.frames,
+            threshold=self.threshold,
+            chunk_size=self.chunk_size,
+            chunk_overlap=self.chunk_overlap,
+            progress=progress,
+        )
+        events["onset_secs"] = (events["onset_secs"] + self.shift).clip(lower=0.0)
+        return events
+
+    def infer(self, logmel: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-mel (b, mels, t) -> onset logits of the last stage and velocity logits, (b, keys, t-1) each."""
+        with torch.inference_mode():
+            stages, velocities = self.model(logmel.to(self.device))
+        return stages[-1], velocities
