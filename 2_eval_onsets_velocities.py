@@ -1,0 +1,171 @@
+"""Evaluate a snapshot of the onset and velocity network on the test recordings.
+
+1. Load the snapshot, and the log-mels from the pair of HDF5 files made by script 0a or 0b
+   (whether of MAESTRO or of MAPS is told by their names).
+2. Transcribe every XV_TAKE_ONE_EVERY-th validation recording once, at the lowest threshold,
+   and score all pairs of SEARCH_THRESHOLDS and SEARCH_SHIFTS against the MIDI files.
+   With a single pair there is nothing to search, and validation is left out.
+3. Transcribe and score the test recordings with the pair of best onset F1.
+4. Print the tables ONSETS, ONSETS+VELOCITIES and ANALYSIS, and write them, the search, the
+   events and the configuration into OUTPUT_DIR/eval/TIMESTAMP.
+"""
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ov_piano.cli import run
+from ov_piano.config import FRACTIONS, NON_NEGATIVE, ODD, POSITIVE, REQUIRED, Check, one_of, option, to_yaml
+from ov_piano.data.chunks import RecordingDataset
+from ov_piano.data.hdf5 import StorePair, open_pair
+from ov_piano.data.splits import midi_paths, split_indices
+from ov_piano.device import DEFAULT_DEVICE, select_device
+from ov_piano.errors import InputError
+from ov_piano.evaluation.analysis import analyse
+from ov_piano.evaluation.evaluate import transcribe_dataset
+from ov_piano.evaluation.ground_truth import load_ground_truths
+from ov_piano.evaluation.report import (
+    complete_folder,
+    format_table,
+    new_report_path,
+    onset_table,
+    velocity_table,
+    with_averages,
+    write_config,
+    write_events,
+    write_tables,
+)
+from ov_piano.evaluation.search import best_row, score_recordings, search
+from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.snapshot import load_snapshot
+from ov_piano.training.state import git_commit
+from ov_piano.transcription.decoder import Decoder
+from ov_piano.transcription.strided import Infer
+
+FINITE = Check("one or more numbers", lambda xs: len(xs) > 0 and all(isfinite(x) for x in xs))
+
+
+@dataclass
+class ConfDef:
+    """Settings, each overridden by KEY=value."""
+
+    DEVICE: str = option(DEFAULT_DEVICE, "where to compute: cpu, cuda, cuda:1, ...")
+    MAESTRO_PATH: str = option("datasets/maestro/maestro-v3.0.0", "MAESTRO's folder, for the MIDI files")
+    MAESTRO_VERSION: int = option(3, "version of MAESTRO", one_of(1, 2, 3))
+    OUTPUT_DIR: str = option("out", "results go into its folder eval")
+    HDF5_MEL_PATH: str = option(
+        "datasets/MAESTROv3_logmel_sr=16000_stft=2048w384h_mel=250(50-8000).h5", "log-mels, from script 0a or 0b"
+    )
+    HDF5_ROLL_PATH: str = option(
+        "datasets/MAESTROv3_roll_quant=0.024_midivals=128_extendsus=True.h5", "piano rolls, from script 0a or 0b"
+    )
+    SNAPSHOT_INPATH: str = option(REQUIRED, "snapshot to evaluate, as saved by script 1")
+    XV_TAKE_ONE_EVERY: int = option(5, "search on every so many-th validation recording", POSITIVE)
+    SEARCH_THRESHOLDS: list[float] = option([0.77], "onset probabilities to try as thresholds", FRACTIONS)
+    SEARCH_SHIFTS: list[float] = option([-0.01], "seconds to try adding to detected onsets", FINITE)
+    DECODER_GAUSS_STD: float = option(1.0, "width in frames of the blur over time", POSITIVE)
+    DECODER_GAUSS_KSIZE: int = option(11, "taps of the blur", ODD)
+    TOLERANCE_SECS: float = option(0.05, "how far a correct onset may be off, in seconds", POSITIVE)
+    TOLERANCE_VEL: float = option(0.1, "how far a correct velocity may be off, of 0-1", POSITIVE)
+    INFERENCE_CHUNK_SIZE: float = option(300.0, "length in seconds that is transcribed in one piece", POSITIVE)
+    INFERENCE_CHUNK_OVERLAP: float = option(11.0, "overlap in seconds of such pieces", NON_NEGATIVE)
+    LEAKY_RELU_SLOPE: float = option(0.1, "slope of the leaky ReLUs below zero, as in training", NON_NEGATIVE)
+    MAPS_PATH: str = option("datasets/MAPS", "folder of MAPS, where the HDF5 files are of MAPS")
+    WORKERS: int = option(4, "processes that read MIDI files", POSITIVE)
+
+    def __post_init__(self) -> None:
+        if self.INFERENCE_CHUNK_OVERLAP >= self.INFERENCE_CHUNK_SIZE:
+            raise InputError(
+                f"setting INFERENCE_CHUNK_OVERLAP={self.INFERENCE_CHUNK_OVERLAP:g}: "
+                f"expected less than INFERENCE_CHUNK_SIZE={self.INFERENCE_CHUNK_SIZE:g}"
+            )
+
+
+class Recordings(NamedTuple):
+    """What is transcribed and what that is compared with."""
+
+    dataset: RecordingDataset
+    names: list[str]
+    references: list[np.ndarray]  # notes (n, 4) of each recording
+
+
+def load_split(conf: ConfDef, pair: StorePair, split: str, take_one_every: int = 1) -> Recordings:
+    """Every so many-th recording of a split with the notes of its MIDI file."""
+    indices = split_indices(pair, split)[::take_one_every]
+    paths = midi_paths(pair, indices, conf.MAESTRO_PATH, conf.MAESTRO_VERSION, conf.MAPS_PATH)
+    names = [pair.metadata[index].basename for index in indices]
+    return Recordings(RecordingDataset(pair, indices), names, load_ground_truths(paths, conf.WORKERS))
+
+
+def load_model(conf: ConfDef, mels: int) -> Infer:
+    """The snapshot's network: log-mel (1, mels, t) -> onset and velocity logits (1, keys, t - 1)."""
+    device = select_device(conf.DEVICE)
+    model = OnsetVelocityNet(mels, leaky_relu_slope=conf.LEAKY_RELU_SLOPE, init=False)
+    model = load_snapshot(conf.SNAPSHOT_INPATH, model).to(device).eval()
+
+    def infer(logmel):
+        onset_stages, velocities = model(logmel)
+        return onset_stages[-1], velocities
+
+    return infer
+
+
+def transcribe(conf: ConfDef, infer: Infer, recordings: Recordings, threshold: float, what: str) -> list[pd.DataFrame]:
+    """The event table of each recording."""
+    return transcribe_dataset(
+        infer,
+        Decoder(conf.DECODER_GAUSS_STD, conf.DECODER_GAUSS_KSIZE),
+        recordings.dataset,
+        threshold,
+        chunk_secs=conf.INFERENCE_CHUNK_SIZE,
+        overlap_secs=conf.INFERENCE_CHUNK_OVERLAP,
+        device=conf.DEVICE,
+        what=what,
+    )
+
+
+def find_threshold_and_shift(conf: ConfDef, pair: StorePair, infer: Infer) -> tuple[pd.DataFrame, float, float]:
+    """Scores of all pairs on validation recordings, and the best pair; a single pair is not scored."""
+    thresholds, shifts = conf.SEARCH_THRESHOLDS, conf.SEARCH_SHIFTS
+    if len(thresholds) == len(shifts) == 1:
+        print("One threshold and one shift given: no search on validation recordings.\n", flush=True)
+        return pd.DataFrame({"threshold": thresholds, "shift": shifts}), thresholds[0], shifts[0]
+    recordings = load_split(conf, pair, "validation", conf.XV_TAKE_ONE_EVERY)
+    estimates = transcribe(conf, infer, recordings, min(thresholds), "validation")
+    found = search(recordings.references, estimates, thresholds, shifts, **tolerances(conf))
+    best = best_row(found)
+    print(format_table(f"SEARCH ({len(recordings.names)} validation recordings)", found), flush=True)
+    return found, best["threshold"], best["shift"]
+
+
+def tolerances(conf: ConfDef) -> dict[str, float]:
+    """What the scorer takes as close enough."""
+    return {"tolerance_secs": conf.TOLERANCE_SECS, "tolerance_vel": conf.TOLERANCE_VEL}
+
+
+def main(conf: ConfDef) -> None:
+    """Search, test once, report."""
+    pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
+    infer = load_model(conf, pair.mel.height)
+    test = load_split(conf, pair, "test")
+    path = new_report_path(conf.OUTPUT_DIR)
+    with complete_folder(path) as folder:
+        found, threshold, shift = find_threshold_and_shift(conf, pair, infer)
+        estimates = transcribe(conf, infer, test, threshold, "test")
+        scores = score_recordings(test.names, test.references, estimates, threshold, shift, **tolerances(conf))
+        analysis = analyse(test.names, test.references, estimates, threshold, shift, **tolerances(conf))
+        tables = {"onsets": onset_table(scores), "onsets_velocities": velocity_table(scores), "analysis": analysis}
+        tables = {name: with_averages(table, threshold, shift) for name, table in tables.items()}
+        for name, table in tables.items():
+            print(format_table(name.upper().replace("_", "+"), table))
+        write_config(folder, to_yaml(conf), commit=git_commit(), threshold=threshold, shift=shift)
+        write_tables(folder, **tables, search=found)
+        write_events(folder, test.names, estimates, threshold, shift)
+    print(f"Written to {path}")
+
+
+if __name__ == "__main__":
+    run(main, ConfDef)

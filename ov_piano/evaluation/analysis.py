@@ -1,0 +1,52 @@
+"""What the scores of a recording owe to mir_eval's velocity fit and to the timing of its labels."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ov_piano.evaluation.scoring import TOLERANCE_SECS, TOLERANCE_VEL, match_onsets, score
+from ov_piano.evaluation.search import as_notes, reaches
+
+COLUMNS = ["notes", "events", "F1_constant_velocity", "offset_secs", "P_aligned", "R_aligned", "F1_aligned"]
+CONSTANT_VELOCITY = 64.0
+OFFSET_REACH = 2  # onset tolerances within which notes are paired to find a recording's offset
+
+
+def analyse(
+    names: Sequence[str],
+    references: Sequence[np.ndarray],
+    estimates: Sequence[pd.DataFrame],
+    threshold: float,
+    shift: float,
+    *,
+    tolerance_secs: float = TOLERANCE_SECS,
+    tolerance_vel: float = TOLERANCE_VEL,
+) -> pd.DataFrame:
+    """A row a recording, indexed by name, at one threshold and shift.
+
+    ``notes``, ``events``: how many in the ground truth and detected.
+    ``F1_constant_velocity``: onset+velocity F1 if all detected velocities were the same. mir_eval fits
+    velocities before comparing them, so this floor is far above 0.
+    ``offset_secs``: median of detected minus true onset (s) over notes paired within twice the onset
+    tolerance, as labels may be off by more than the tolerance itself; 0 without pairs.
+    ``P_aligned``, ``R_aligned``, ``F1_aligned``: onset scores with that offset removed.
+    """
+    rows = []
+    for reference, events in zip(references, estimates, strict=True):
+        estimate = as_notes(events[reaches(events, threshold)], shift)
+        constant = estimate.copy()
+        constant[:, 2] = CONSTANT_VELOCITY
+        floor = score(reference, constant, tolerance_secs, tolerance_vel).onsets_velocities.f1
+        offset = median_offset(reference, estimate, OFFSET_REACH * tolerance_secs)
+        aligned = score(reference, estimate - [offset, 0, 0], tolerance_secs, tolerance_vel).onsets
+        rows.append((len(reference), len(estimate), floor, offset, *aligned))
+    return pd.DataFrame(rows, index=pd.Index(names, name="Filename"), columns=COLUMNS)
+
+
+def median_offset(reference: np.ndarray, estimate: np.ndarray, reach_secs: float) -> float:
+    """Median of estimated minus reference onset (s) over the notes paired within ``reach_secs``; 0 without any."""
+    matches = match_onsets(reference, estimate, reach_secs)
+    if len(matches) == 0:
+        return 0.0
+    return float(np.median(estimate[matches[:, 1], 0] - reference[matches[:, 0], 0]))

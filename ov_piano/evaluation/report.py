@@ -1,0 +1,85 @@
+"""Evaluation results as tables for people and as files for programs.
+
+A report's folder holds ``config.yaml``, ``onsets.csv``, ``onsets_velocities.csv`` and ``analysis.csv``
+(a row a recording, last row the averages), ``search.csv`` (a row a threshold and shift), and
+``events/RECORDING.csv`` (the detected notes).
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+from ov_piano.evaluation.scoring import shifted_onsets
+from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS, reaches
+from ov_piano.log import timestamp
+
+
+def new_report_path(output_dir: str | Path) -> Path:
+    """``output_dir/eval/TIMESTAMP``, not made yet."""
+    return Path(output_dir) / "eval" / timestamp()
+
+
+@contextmanager
+def complete_folder(path: Path) -> Iterator[Path]:
+    """A new folder to write into, which becomes ``path`` at the end of the block, or vanishes if that fails."""
+    partial = path.with_name(path.name + ".partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(path)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def with_averages(table: pd.DataFrame, threshold: float, shift: float) -> pd.DataFrame:
+    """``table``, a row a recording, and a last row with each column's mean."""
+    averages = pd.DataFrame([table.mean()], index=[f"AVERAGES (t={threshold:g}, s={shift:g})"])
+    return pd.concat([table, averages]).rename_axis(table.index.name)
+
+
+def onset_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Columns P, R, F1 of the onsets from what `score_recordings` gives."""
+    return scores[ONSET_COLUMNS]
+
+
+def velocity_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Columns P, R, F1 of onsets with velocities from what `score_recordings` gives."""
+    return scores[VELOCITY_COLUMNS].set_axis(ONSET_COLUMNS, axis=1)
+
+
+def format_table(title: str, table: pd.DataFrame) -> str:
+    """``table`` as text under its title, six decimals; its index is shown if that has a name."""
+    has_names = table.index.name is not None
+    named = table.rename_axis(index=None, columns=table.index.name)
+    return f"{title}\n{named.to_string(index=has_names, float_format='{:.6f}'.format)}\n"
+
+
+def write_config(folder: Path, yaml: str, **results: str | float) -> None:
+    """The resolved settings, followed by ``results`` in lower-case keys: commit, chosen threshold and shift."""
+    lines = [f"{key}: {value}" for key, value in results.items()]
+    (folder / "config.yaml").write_text("\n".join([yaml, *lines, ""]), encoding="utf-8")
+
+
+def write_tables(folder: Path, **tables: pd.DataFrame) -> None:
+    """Each table as ``NAME.csv``, with its index if that has a name."""
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=table.index.name is not None)
+
+
+def write_events(
+    folder: Path, names: Sequence[str], estimates: Sequence[pd.DataFrame], threshold: float, shift: float
+) -> None:
+    """``events/NAME.csv`` of each recording: what is found at the threshold, in order of time after the shift.
+
+    Columns: ``onset_secs`` (s, shifted), ``note`` (MIDI), ``velocity`` (0-127), ``prob``.
+    """
+    (folder / "events").mkdir()
+    for name, events in zip(names, estimates, strict=True):
+        found = events[reaches(events, threshold)]
+        found = found.assign(onset_secs=shifted_onsets(found[["onset_secs"]].to_numpy(float), shift))
+        found = found.sort_values(["onset_secs", "note"], kind="stable")
+        found.to_csv(folder / "events" / f"{name}.csv", index=False, float_format="%.6f")

@@ -1,0 +1,212 @@
+"""From recordings to event tables, and script 2 as a user runs it."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from ov_piano.cli import run
+from ov_piano.constants import FRAME_SECS, KEY_ROWS, KEYS, MELS, ROLL_ROWS
+from ov_piano.data.hdf5 import MelName, RollName, StoreWriter
+from ov_piano.data.maestro import load_recordings
+from ov_piano.errors import InputError
+from ov_piano.evaluation.evaluate import transcribe_dataset
+from ov_piano.evaluation.ground_truth import load_ground_truth
+from ov_piano.evaluation.scoring import score
+from ov_piano.evaluation.search import as_notes
+from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.snapshot import save_snapshot
+from ov_piano.transcription.decoder import Decoder
+
+SCRIPT = Path(__file__).parents[1] / "2_eval_onsets_velocities.py"
+
+
+class Recordings(list):
+    """A dataset of (log-mel, roll, metadata) with 24 ms frames."""
+
+    pair = SimpleNamespace(frame_secs=FRAME_SECS)
+
+
+def infer_from_mels(logmel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A network whose onset logits are the first 88 mels, and whose velocity logits are 0."""
+    onsets = logmel[:, :KEYS, 1:]
+    return onsets, torch.zeros_like(onsets)
+
+
+def transcribe(recordings: list, threshold: float = 0.3, chunk: float = 4.8, overlap: float = 0.96) -> list:
+    return transcribe_dataset(
+        infer_from_mels, Decoder(), Recordings(recordings), threshold, chunk_secs=chunk, overlap_secs=overlap
+    )
+
+
+@pytest.mark.parametrize("chunk_secs", [0.48, 100])
+def test_peaks_become_events_in_seconds_notes_and_midi_velocities(chunk_secs):
+    logmel = torch.full((MELS, 500), -10.0)
+    for key, frame in ((0, 100), (87, 37), (87, 400)):
+        logmel[key, frame] = 10
+    (events,) = transcribe([(logmel, None, ())], chunk=chunk_secs, overlap=0.24)
+    assert list(events.columns) == ["onset_secs", "note", "velocity", "prob"]
+    assert events["onset_secs"].tolist() == pytest.approx([100 * 0.024, 37 * 0.024, 400 * 0.024])
+    assert events["note"].tolist() == [21, 108, 108]
+    assert events["velocity"].tolist() == pytest.approx([63.5] * 3)
+    assert events["prob"].tolist() == pytest.approx([0.399] * 3, abs=0.001)  # the blur's highest weight
+
+
+def test_recordings_keep_their_order_and_may_hold_nothing():
+    loud, silent = torch.full((MELS, 60), -10.0), torch.full((MELS, 60), -10.0)
+    loud[5, 30] = 10
+    tables = transcribe([(silent, None, ()), (loud, None, ()), (silent[:, :1], None, ())])
+    assert [len(table) for table in tables] == [0, 1, 0]
+
+
+def test_an_overlap_that_does_not_fit_is_refused():
+    with pytest.raises(InputError, match="overlap"):
+        transcribe([(torch.zeros(MELS, 60), None, ())], chunk=1, overlap=2)
+
+
+def test_a_model_that_finds_an_onset_in_every_other_frame():
+    """300,000 events: what an untrained network gives in the worst case."""
+    logmel = torch.full((MELS, 6830), -10.0)
+    logmel[:, ::2] = 10
+    (events,) = transcribe([(logmel, None, ())], threshold=0.0, chunk=60)
+    assert len(events) > 300_000
+    reference = np.array([(second, second + 1, 60, 64) for second in range(1, 160)], dtype=float)
+    assert score(reference, as_notes(events)).onsets.recall == 1
+
+
+@pytest.fixture(scope="module")
+def maestro_case(toy_maestro, tmp_path_factory) -> dict[str, str]:
+    """Settings that make script 2 run on the toy MAESTRO, with random weights and log-mels that show the onsets."""
+    folder = tmp_path_factory.mktemp("case")
+    mel_path = folder / str(MelName("MAESTROv3", 16000, 2048, 384, MELS, 50, 8000))
+    roll_path = folder / str(RollName("MAESTROv3", FRAME_SECS, True))
+    rng = np.random.default_rng(0)
+    with StoreWriter(mel_path, MELS, 333) as mels, StoreWriter(roll_path, ROLL_ROWS, 333) as rolls:
+        for recording in load_recordings(toy_maestro, 3):
+            roll = np.zeros((ROLL_ROWS, 250), np.float32)
+            for onset, _, note, velocity in load_ground_truth(recording.midi_path):
+                roll[int(note), int(onset / FRAME_SECS)] = velocity
+            mel = rng.normal(-60, 5, (MELS, 250)).astype(np.float32)
+            mel[:KEYS] += 40 * (roll[KEY_ROWS] > 0)
+            mels.append(mel, recording.metadata)
+            rolls.append(roll, recording.metadata)
+    torch.manual_seed(0)
+    save_snapshot(OnsetVelocityNet(), folder / "Random(1)step=0_f1=0.0000.torch")
+    return {
+        "DEVICE": "cpu",
+        "MAESTRO_PATH": str(toy_maestro),
+        "HDF5_MEL_PATH": str(mel_path),
+        "HDF5_ROLL_PATH": str(roll_path),
+        "SNAPSHOT_INPATH": str(folder / "Random(1)step=0_f1=0.0000.torch"),
+        "WORKERS": "1",
+    }
+
+
+def load_script():
+    """Script 2 as a module."""
+    spec = importlib.util.spec_from_file_location("script_2", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    sys.modules["script_2"] = script  # where dataclasses look annotations up
+    spec.loader.exec_module(script)
+    return script
+
+
+def refusal(settings: dict[str, str], capsys: pytest.CaptureFixture) -> str:
+    """Run the script in this process; the one line with which it ends, at status 2."""
+    script = load_script()
+    with pytest.raises(SystemExit) as ended:
+        run(script.main, script.ConfDef, [f"{key}={value}" for key, value in settings.items()])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_script_searches_tests_and_writes_what_it_prints(maestro_case, tmp_path):
+    search = {"SEARCH_THRESHOLDS": "[0.35,0.3,0.4]", "SEARCH_SHIFTS": "[0,-0.01]", "XV_TAKE_ONE_EVERY": "2"}
+    args = [f"{key}={value}" for key, value in (maestro_case | search).items()]
+    done = subprocess.run([sys.executable, SCRIPT, *args], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "out" / "eval").iterdir()
+    assert f"Written to out/eval/{folder.name}" in done.stdout
+
+    found = pd.read_csv(folder / "search.csv")
+    assert found[["threshold", "shift"]].to_numpy().tolist() == [[t, s] for t in (0.35, 0.3, 0.4) for s in (0, -0.01)]
+    best = found.loc[found["F1"].idxmax()]
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["threshold"], config["shift"]) == (best["threshold"], best["shift"])
+    assert config["SEARCH_SHIFTS"] == [0, -0.01]
+    assert config["commit"]
+
+    references = {r.name: load_ground_truth(r.midi_path) for r in load_recordings(maestro_case["MAESTRO_PATH"], 3)}
+    label = f"AVERAGES (t={best['threshold']:g}, s={best['shift']:g})"
+    for measure, name in enumerate(("onsets", "onsets_velocities")):
+        table = pd.read_csv(folder / f"{name}.csv")
+        assert list(table.columns) == ["Filename", "P", "R", "F1"]
+        assert table["Filename"].tolist() == [*(r for r in references if "_test_" in r), label]
+        assert table.iloc[-1, 1:].tolist() == pytest.approx(table.iloc[:-1, 1:].mean().tolist())
+        for row in table.iloc[:-1].itertuples(index=False):
+            events = pd.read_csv(folder / "events" / f"{row.Filename}.csv")
+            assert list(events.columns) == ["onset_secs", "note", "velocity", "prob"]
+            assert events["prob"].min() >= best["threshold"]
+            again = score(references[row.Filename], events[["onset_secs", "note", "velocity"]])[measure]
+            assert row[1:] == pytest.approx(again, abs=1e-6)
+            printed = rf"{re.escape(row.Filename)} +{row.P:.6f} +{row.R:.6f} +{row.F1:.6f}"
+            assert re.search(printed, done.stdout.split(f"\n{name.upper().replace('_', '+')}\n")[1])
+
+
+def test_script_with_one_threshold_and_shift_leaves_validation_out(maestro_case, tmp_path, capsys):
+    script = load_script()
+    settings = maestro_case | {"OUTPUT_DIR": str(tmp_path), "SEARCH_THRESHOLDS": "[0.3]"}
+    run(script.main, script.ConfDef, [f"{key}={value}" for key, value in settings.items()])
+    assert "no search on validation" in capsys.readouterr().out
+    (folder,) = (tmp_path / "eval").iterdir()
+    assert pd.read_csv(folder / "search.csv").to_dict("records") == [{"threshold": 0.3, "shift": -0.01}]
+    assert len(pd.read_csv(folder / "analysis.csv")) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"SNAPSHOT_INPATH": "gone.torch"}, "gone.torch: no such"),
+        ({"SEARCH_THRESHOLDS": "[0.5,1.5]"}, "SEARCH_THRESHOLDS=[0.5, 1.5]: expected one or more numbers from 0 to 1"),
+        ({"SEARCH_THRESHOLDS": "[]"}, "SEARCH_THRESHOLDS=[]: expected one or more numbers from 0 to 1"),
+        ({"SEARCH_SHIFTS": "[]"}, "SEARCH_SHIFTS=[]: expected one or more numbers"),
+        ({"DECODER_GAUSS_KSIZE": "10"}, "DECODER_GAUSS_KSIZE=10: expected an odd number"),
+        (
+            {"INFERENCE_CHUNK_OVERLAP": "300"},
+            "INFERENCE_CHUNK_OVERLAP=300: expected less than INFERENCE_CHUNK_SIZE=300",
+        ),
+        ({"MAESTRO_PATH": "nowhere"}, "nowhere: no such folder"),
+        ({"MAESTRO_VERSION": "2"}, "MAESTRO_VERSION=2"),
+    ],
+)
+def test_script_names_what_it_cannot_use(maestro_case, tmp_path, capsys, settings, message):
+    assert message in refusal(maestro_case | {"OUTPUT_DIR": str(tmp_path / "out")} | settings, capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_script_needs_a_snapshot(maestro_case, capsys):
+    settings = {key: value for key, value in maestro_case.items() if key != "SNAPSHOT_INPATH"}
+    assert "SNAPSHOT_INPATH is required" in refusal(settings, capsys)
+
+
+def test_script_needs_test_recordings(toy_maestro, maestro_case, tmp_path, capsys):
+    """A pair of files that holds the training split alone."""
+    paths = {}
+    for key, name, height in (
+        ("HDF5_MEL_PATH", MelName("MAESTROv3", 16000, 2048, 384, MELS, 50, 8000), MELS),
+        ("HDF5_ROLL_PATH", RollName("MAESTROv3", FRAME_SECS, True), ROLL_ROWS),
+    ):
+        paths[key] = str(tmp_path / str(name))
+        with StoreWriter(paths[key], height, 333) as store:
+            for recording in load_recordings(toy_maestro, 3, splits=["train"]):
+                store.append(np.zeros((height, 10), np.float32), recording.metadata)
+    assert "holds no test recordings (of 4 in all)" in refusal(maestro_case | paths, capsys)
