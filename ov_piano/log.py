@@ -38,11 +38,17 @@ class RunLog:
         self._text = logging.FileHandler(folder / f"{name}.log", encoding="utf-8")
         self._text.setFormatter(logging.Formatter(FORMAT))
         self.logger.addHandler(self._text)
-        self._jsonl = open(folder / f"{name}.jsonl", "a", encoding="utf-8")
+        self._jsonl = (folder / f"{name}.jsonl").open("a", encoding="utf-8")
 
     def info(self, message: str, *args: Any) -> None:
         """Log ``message`` with ``%``-style ``args``."""
         self.logger.info(message, *args)
+
+    def note(self, text: str) -> None:
+        """Write ``text`` into the text file alone."""
+        if self._text:
+            self._text.stream.write(text + "\n")
+            self._text.flush()
 
     def record(self, **values: Any) -> None:
         """Append ``values`` with the time to the JSON lines."""
@@ -50,8 +56,12 @@ class RunLog:
             self._jsonl.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
             self._jsonl.flush()
 
-    def close(self) -> None:
-        """Close the files."""
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            self.logger.error("stopped: %s", error)
         if self.writer:
             self.logger.removeHandler(self._text)
             self._text.close()

@@ -95,6 +95,11 @@ class OnsetVelocityNet(nn.Module):
         velocities = self.velocity_stage(velocities)  # (b, 1, keys, t-1)
         return [onsets.squeeze(1) for onsets in onset_stages], velocities.squeeze(1)
 
+    def infer(self, logmel: Tensor) -> tuple[Tensor, Tensor]:
+        """What detection needs: the last stage's onset logits and the velocity logits, both (b, keys, t-1)."""
+        onset_stages, velocities = self(logmel)
+        return onset_stages[-1], velocities
+
     def _onsets(self, logmel: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The stem's features (b, 20, keys, t-1) and each stage's onset logits (b, 1, keys, t-1)."""
         x = torch.stack([logmel[:, :, 1:], logmel.diff(dim=2)], dim=1)  # (b, 2, mels, t-1)

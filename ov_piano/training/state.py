@@ -5,11 +5,10 @@ seed and the step (``seed_step``), so a state holds numbers, tensors and text on
 without executing anything.
 """
 
-import os
 import re
 import subprocess
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from ov_piano.errors import InputError
+from ov_piano.model.snapshot import save_atomically
 
 NAME = "training_state_step={step}.pt"
 KEPT = 2
@@ -42,14 +42,8 @@ class TrainingState:
     def save(self, folder: str | Path) -> Path:
         """Write the state into ``folder`` in one piece and delete all but the last two."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / NAME.format(step=self.step)
-        partial = path.with_suffix(".partial")
-        try:
-            torch.save(asdict(self), partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        save_atomically({field.name: getattr(self, field.name) for field in fields(self)}, path)
         for old in saved_states(folder)[:-KEPT]:
             old.unlink()
         return path
@@ -67,12 +61,36 @@ class TrainingState:
         except Exception as error:  # whatever a broken or foreign file makes the unpickler raise
             raise InputError(f"{path}: not a training state saved by script 1 ({type(error).__name__})") from None
 
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, path: str | Path) -> None:
+        """Put weights and momenta back.
+
+        :raises InputError: they do not fit; ``path`` is for the message
+        """
+        try:
+            model.load_state_dict(self.model)
+            optimizer.load_state_dict(self.optimizer)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise InputError(f"{path}: state of another model: {str(error).splitlines()[0]}") from None
+
+
+def find_state(resume: str, folder: str | Path) -> Path:
+    """The state that RESUME means: a path, or the newest in ``folder`` for ``auto``.
+
+    :raises InputError: there is none
+    """
+    if resume != "auto":
+        return Path(resume)
+    states = saved_states(folder)
+    if not states:
+        raise InputError(f"RESUME=auto: no training state in {folder}")
+    return states[-1]
+
 
 def saved_states(folder: str | Path) -> list[Path]:
     """The states in ``folder``, oldest step first."""
     steps = {}
     for path in Path(folder).glob(NAME.format(step="*")):
-        if match := re.fullmatch(re.escape(NAME).replace(r"\{step\}", r"(\d+)"), path.name):
+        if match := re.search(r"=(\d+)\.pt$", path.name):
             steps[int(match[1])] = path
     return [steps[step] for step in sorted(steps)]
 

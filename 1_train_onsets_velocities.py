@@ -1,0 +1,240 @@
+"""Train the onset and velocity network on a pair of HDF5 files made by script 0a or 0b.
+
+1. Cut the training recordings into overlapping chunks, shuffled over all recordings.
+2. At every step, compare the network's onsets and velocities with the rolls and descend;
+   the learning rate falls along a cosine and restarts, lower, cycle after cycle.
+3. Before each descent look into breakpoint.json: it can stop the run in the debugger.
+4. Every XV_EVERY steps, transcribe every fifth validation recording, score it, and save a
+   snapshot with the score in its name; one more at each cycle's end.
+5. Beside the snapshots, save the training state: RESUME continues from it exactly.
+"""
+
+import copy
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ov_piano.cli import run
+from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, ODD, POSITIVE, one_of, option, to_yaml
+from ov_piano.data.chunks import ChunkDataset, RecordingDataset
+from ov_piano.data.hdf5 import StorePair, open_pair
+from ov_piano.data.loader import training_loader
+from ov_piano.data.splits import midi_paths, split_indices
+from ov_piano.device import DEFAULT_DEVICE, select_device
+from ov_piano.errors import InputError
+from ov_piano.evaluation.ground_truth import load_ground_truths
+from ov_piano.log import RunLog, timestamp
+from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.snapshot import load_snapshot, save_snapshot
+from ov_piano.training.batch_norm import reestimate_statistics
+from ov_piano.training.breakpoint import BreakpointFile
+from ov_piano.training.cross_validation import CrossValidation, in_words, summary
+from ov_piano.training.interrupt import StopRequest
+from ov_piano.training.run import TrainingRun
+from ov_piano.training.sgdr import CyclicDecay
+from ov_piano.training.state import find_state
+from ov_piano.training.step import TrainingStep, sgd
+from ov_piano.transcription.decoder import Decoder
+
+XV_TAKE_ONE_EVERY = 5  # validation recordings
+
+
+@dataclass
+class ConfDef:
+    """Settings, each overridden by KEY=value."""
+
+    DEVICE: str = option(DEFAULT_DEVICE, "where to train: cpu, cuda, cuda:1, ...")
+    MAESTRO_PATH: str = option("datasets/maestro/maestro-v3.0.0", "MAESTRO's folder, for the validation MIDI files")
+    MAESTRO_VERSION: int = option(3, "version of MAESTRO", one_of(1, 2, 3))
+    HDF5_MEL_PATH: str = option(
+        "datasets/MAESTROv3_logmel_sr=16000_stft=2048w384h_mel=250(50-8000).h5", "log-mels, from script 0a or 0b"
+    )
+    HDF5_ROLL_PATH: str = option(
+        "datasets/MAESTROv3_roll_quant=0.024_midivals=128_extendsus=True.h5", "piano rolls, from script 0a or 0b"
+    )
+    SNAPSHOT_INPATH: str | None = option(None, "snapshot whose weights to start from")
+    OUTPUT_DIR: str = option("out", "folder for logs, snapshots and training states")
+    TRAIN_BS: int = option(30, "chunks in a batch", POSITIVE)
+    TRAIN_BATCH_SECS: float = option(5.0, "length of a chunk in seconds", POSITIVE)
+    DATALOADER_WORKERS: int = option(8, "processes that read chunks; 0 reads in the training process", NON_NEGATIVE)
+    LR_MAX: float = option(6.0, "learning rate at the start of the first cycle", POSITIVE)
+    LR_MIN: float = option(1.0e-05, "learning rate at the end of the first cycle", NON_NEGATIVE)
+    LR_PERIOD: int = option(1500, "steps in the first cycle", POSITIVE)
+    LR_DECAY: float = option(0.95, "factor of both rates after each cycle", POSITIVE)
+    LR_SLOWDOWN: float = option(1.0, "factor of the period after each cycle", POSITIVE)
+    MOMENTUM: float = option(0.85, "momentum of the descent", FRACTION)
+    WEIGHT_DECAY: float = option(0.0, "L2 regularisation", NON_NEGATIVE)
+    BATCH_NORM: float = option(0.85, "weight of the newest batch in the batch-norm statistics", FRACTION)
+    DROPOUT: float = option(0.15, "dropout probability", FRACTION)
+    LEAKY_RELU_SLOPE: float = option(0.1, "slope of the leaky ReLUs below zero", NON_NEGATIVE)
+    ONSET_POSITIVES_WEIGHT: float = option(8.0, "weight of onsets against non-onsets in the loss", POSITIVE)
+    VEL_LOSS_LAMBDA: float = option(10.0, "weight of the velocity loss", NON_NEGATIVE)
+    TRAINABLE_ONSETS: bool = option(True, "false trains the velocity stage alone")
+    NUM_EPOCHS: int = option(30, "passes over the training chunks", POSITIVE)
+    TRAIN_LOG_EVERY: int = option(10, "steps between log lines", POSITIVE)
+    XV_EVERY: int = option(500, "steps between cross-validations", POSITIVE)
+    XV_CHUNK_SIZE: float = option(600.0, "length in seconds that is transcribed in one piece", POSITIVE)
+    XV_CHUNK_OVERLAP: float = option(2.5, "overlap in seconds of such pieces", NON_NEGATIVE)
+    XV_THRESHOLDS: list[float] = option(
+        [0.6, 0.675, 0.7, 0.725, 0.75, 0.775, 0.8], "onset probabilities to try as thresholds", FRACTIONS
+    )
+    DECODER_GAUSS_STD: float = option(1.0, "width in frames of the blur over time", POSITIVE)
+    DECODER_GAUSS_KSIZE: int = option(11, "taps of the blur", ODD)
+    XV_TOLERANCE_SECS: float = option(0.05, "how far a correct onset may be off, in seconds", POSITIVE)
+    XV_TOLERANCE_VEL: float = option(0.1, "how far a correct velocity may be off, of 0-1", POSITIVE)
+    XV_SHIFT: float = option(-0.01, "seconds added to detected onsets before scoring")
+    MAPS_PATH: str = option("datasets/MAPS", "folder of MAPS, where the HDF5 files are of MAPS")
+    RANDOM_SEED: int = option(0, "makes a run repeatable: weights, order of the chunks, dropout", NON_NEGATIVE)
+    MAX_STEPS: int | None = option(None, "stop after so many steps, if the epochs have not ended before", POSITIVE)
+    SAVE_EVERY: int = option(100, "steps between saves of the training state", POSITIVE)
+    RESUME: str | None = option(None, "training state to continue from; auto takes the newest in OUTPUT_DIR")
+    BN_REESTIMATE_BATCHES: int = option(
+        0, "batches over which batch-norm statistics are averaged before cross-validation; 0 keeps them", NON_NEGATIVE
+    )
+    BF16: bool = option(False, "compute in bfloat16 where it is safe")
+
+    def __post_init__(self) -> None:
+        if self.LR_MIN > self.LR_MAX:
+            raise InputError(f"setting LR_MIN={self.LR_MIN}: expected at most LR_MAX={self.LR_MAX}")
+        if self.LR_PERIOD < 2:
+            raise InputError(f"setting LR_PERIOD={self.LR_PERIOD}: expected at least 2 steps")
+
+
+def training_chunks(conf: ConfDef, pair: StorePair) -> ChunkDataset:
+    """Chunks of TRAIN_BATCH_SECS, about one a second."""
+    length = round(conf.TRAIN_BATCH_SECS / pair.frame_secs)
+    stride = max(1, round(length / conf.TRAIN_BATCH_SECS))
+    return ChunkDataset(pair, split_indices(pair, "train"), length, stride)
+
+
+def build_model(conf: ConfDef, device: torch.device) -> OnsetVelocityNet:
+    """The network with seeded weights, or those of SNAPSHOT_INPATH."""
+    torch.manual_seed(conf.RANDOM_SEED)
+    model = OnsetVelocityNet(batch_norm=conf.BATCH_NORM, leaky_relu_slope=conf.LEAKY_RELU_SLOPE, dropout=conf.DROPOUT)
+    if conf.SNAPSHOT_INPATH:
+        load_snapshot(conf.SNAPSHOT_INPATH, model)
+    if not conf.TRAINABLE_ONSETS:
+        model.freeze_onsets()
+    return model.to(device)
+
+
+def build_run(conf: ConfDef, pair: StorePair, device: torch.device) -> TrainingRun:
+    """The training at its first step, or where RESUME says."""
+    model = build_model(conf, device)
+    schedule = CyclicDecay(conf.LR_MAX, conf.LR_MIN, conf.LR_PERIOD, conf.LR_DECAY, conf.LR_SLOWDOWN)
+    training_step = TrainingStep(
+        lambda logmel: model(logmel, conf.TRAINABLE_ONSETS),
+        sgd(model, conf.MOMENTUM, conf.WEIGHT_DECAY),
+        schedule,
+        positives_weight=conf.ONSET_POSITIVES_WEIGHT,
+        velocity_weight=conf.VEL_LOSS_LAMBDA,
+        train_onsets=conf.TRAINABLE_ONSETS,
+        bf16=conf.BF16,
+    )
+    training = TrainingRun(
+        model,
+        training_step,
+        device,
+        conf.RANDOM_SEED,
+        names=[metadata.basename for metadata in pair.metadata],
+        wants_pause=BreakpointFile("breakpoint.json").wants_pause,
+        states_folder=Path(conf.OUTPUT_DIR) / "training_states",
+        conf_yaml=to_yaml(conf),
+    )
+    if conf.RESUME:
+        training.resume(find_state(conf.RESUME, training.states_folder))
+    return training
+
+
+def build_cross_validation(conf: ConfDef, pair: StorePair, device: torch.device) -> CrossValidation:
+    """Every fifth validation recording with its ground truth."""
+    indices = split_indices(pair, "validation")[::XV_TAKE_ONE_EVERY]
+    paths = midi_paths(pair, indices, conf.MAESTRO_PATH, conf.MAESTRO_VERSION, conf.MAPS_PATH)
+    return CrossValidation(
+        RecordingDataset(pair, indices),
+        load_ground_truths(paths, jobs=os.cpu_count()),
+        Decoder(conf.DECODER_GAUSS_STD, conf.DECODER_GAUSS_KSIZE),
+        conf.XV_THRESHOLDS,
+        conf.XV_SHIFT,
+        conf.XV_CHUNK_SIZE,
+        conf.XV_CHUNK_OVERLAP,
+        conf.XV_TOLERANCE_SECS,
+        conf.XV_TOLERANCE_VEL,
+        device,
+    )
+
+
+def model_in_use(conf: ConfDef, training: TrainingRun, chunks: ChunkDataset) -> OnsetVelocityNet:
+    """A copy of the model for use now, in eval mode; with averaged batch-norm statistics, if so configured."""
+    model = copy.deepcopy(training.model).eval()
+    if conf.BN_REESTIMATE_BATCHES:
+        items = np.random.default_rng(conf.RANDOM_SEED).permutation(len(chunks))
+        batches = items[: conf.BN_REESTIMATE_BATCHES * conf.TRAIN_BS].reshape(conf.BN_REESTIMATE_BATCHES, -1)
+        reestimate_statistics(model, (chunks.__getitems__(b).logmel.to(training.device) for b in batches))
+    return model
+
+
+def snapshot_path(conf: ConfDef, step: int, onset_f1: float | None = None) -> Path:
+    """Where the snapshot of a step goes; cross-validated ones have the onset F1 in their name."""
+    score = "" if onset_f1 is None else f"_f1={onset_f1:.4f}"
+    return Path(conf.OUTPUT_DIR) / "model_snapshots" / f"OnsetVelocityNet_{timestamp()}step={step}{score}.torch"
+
+
+def main(conf: ConfDef) -> None:
+    """Train to the end of the last epoch, MAX_STEPS, or Ctrl-C, which saves the state first."""
+    with RunLog(conf.OUTPUT_DIR, timestamp()) as log, StopRequest() as stop:
+        log.note(to_yaml(conf))
+        device = select_device(conf.DEVICE)
+        pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
+        chunks = training_chunks(conf, pair)
+        cross_validation = build_cross_validation(conf, pair, device)
+        training = build_run(conf, pair, device)
+        if training.resumed_from:
+            log.info("resumed from %s at step %d", training.resumed_from, training.step)
+
+        def validate() -> None:
+            started = time.perf_counter()
+            model = model_in_use(conf, training, chunks)
+            scores = summary(cross_validation(model.infer))
+            secs = time.perf_counter() - started
+            log.record(step=training.step, xv=scores, xv_secs=secs)
+            log.info("step %d, cross-validation in %.0f s: %s", training.step, secs, in_words(scores))
+            save(model, scores["F1"])
+
+        def save(model: torch.nn.Module, onset_f1: float | None = None) -> None:
+            path = snapshot_path(conf, training.step, onset_f1)
+            save_snapshot(model, path)
+            log.info("saved %s", path)
+
+        def finished() -> bool:
+            return bool(stop) or training.epoch == conf.NUM_EPOCHS or training.step == conf.MAX_STEPS
+
+        with training_loader(chunks, conf.TRAIN_BS, conf.DATALOADER_WORKERS, conf.RANDOM_SEED) as loader:
+            log.info("%d chunks, %d batches an epoch", len(chunks), loader.batches_per_epoch)
+            while not finished():
+                for batch in loader.batches(training.epoch, training.batch):
+                    report = training.learn(batch)
+                    log.record(step=training.step, epoch=training.epoch, **report._asdict())
+                    if training.step % conf.TRAIN_LOG_EVERY == 0:
+                        log.info("epoch %d step %d: %s", training.epoch, training.step, report)
+                    validates = training.step % conf.XV_EVERY == 0 or training.step == conf.MAX_STEPS
+                    if validates:
+                        validate()
+                    elif report.cycle_ends:
+                        save(model_in_use(conf, training, chunks))
+                    if validates or report.cycle_ends or stop or training.step % conf.SAVE_EVERY == 0:
+                        training.save_state()
+                    if finished():
+                        break
+                else:
+                    training.next_epoch()
+        if stop:
+            raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    run(main, ConfDef)

@@ -1,0 +1,39 @@
+# Two targets do everything on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DEMO := out/demo
+SAMPLE := assets/sample
+MEL := $(DEMO)/MAESTROv3_logmel_sr=16000_stft=2048w384h_mel=250(50-8000).h5
+ROLL := $(DEMO)/MAESTROv3_roll_quant=0.024_midivals=128_extendsus=True.h5
+STORES := "MAESTRO_PATH=$(SAMPLE)" "HDF5_MEL_PATH=$(MEL)" "HDF5_ROLL_PATH=$(ROLL)" "OUTPUT_DIR=$(DEMO)"
+
+.PHONY: demo test lint bench fuzz clean
+
+demo: $(BIN)/installed
+	rm -rf $(DEMO)
+	$(BIN)/python 0a_maestro_to_hdf5mel.py MAESTRO_INPATH=$(SAMPLE) OUTPUT_DIR=$(DEMO)
+	$(BIN)/python 1_train_onsets_velocities.py $(STORES) TRAIN_BS=2 DATALOADER_WORKERS=1 LR_MAX=1 MAX_STEPS=4 TRAIN_LOG_EVERY=1
+	$(BIN)/python 2_eval_onsets_velocities.py $(STORES) \
+	    "SNAPSHOT_INPATH=$$(ls assets/*.torch $(DEMO)/model_snapshots/*.torch 2>/dev/null | head -n 1)"
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(BIN)/installed
+	$(BIN)/python -m tests.benchmarks
+
+fuzz: $(BIN)/installed
+	$(BIN)/python -m tests.fuzz
+
+$(BIN)/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv $(DEMO)

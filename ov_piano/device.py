@@ -1,0 +1,26 @@
+"""Where tensors live."""
+
+import torch
+
+from ov_piano.errors import InputError
+
+DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def select_device(name: str) -> torch.device:
+    """The torch device called ``name`` ("cpu", "cuda", "cuda:1"), checked to be usable.
+
+    On CUDA, single-precision products use TF32.
+
+    :raises InputError: no such device here
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"DEVICE={name}: not a usable device here ({reason})") from None
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+    return device

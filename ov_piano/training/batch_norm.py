@@ -1,0 +1,27 @@
+"""Batch-norm statistics over many batches, for a model that is about to be used."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace the running statistics of ``model``, in eval mode, by averages over ``batches``, (b, mels, t) each.
+
+    With the momentum of 0.85 that training uses, running statistics are little more than those
+    of the last batch. Here every batch counts the same, and there is no dropout, as in use.
+    Norms whose weights are frozen keep their statistics.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.weight.requires_grad]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # PyTorch's sign for the cumulative average
+        norm.train()
+    with torch.no_grad():
+        for logmel in batches:
+            model(logmel)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()

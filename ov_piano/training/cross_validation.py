@@ -1,0 +1,74 @@
+"""Scores of an unfinished model on validation recordings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ov_piano.data.chunks import RecordingDataset
+from ov_piano.evaluation.evaluate import transcribe_dataset
+from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS, best_row, search
+from ov_piano.transcription.decoder import Decoder
+from ov_piano.transcription.strided import Infer
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What is transcribed, how, and what it is compared with.
+
+    :param references: ground truth (n, 4) of each recording
+    :param chunk_secs: length that is transcribed in one piece; ``overlap_secs``: overlap of such pieces
+    :param shift_secs: added to detected onsets before scoring
+    """
+
+    recordings: RecordingDataset
+    references: Sequence[np.ndarray]
+    decoder: Decoder
+    thresholds: Sequence[float]
+    shift_secs: float
+    chunk_secs: float
+    overlap_secs: float
+    tolerance_secs: float
+    tolerance_vel: float
+    device: torch.device
+
+    def __call__(self, infer: Infer) -> pd.DataFrame:
+        """Mean scores over the recordings, a row a threshold, as `search` gives them."""
+        events = transcribe_dataset(
+            infer,
+            self.decoder,
+            self.recordings,
+            min(self.thresholds),
+            chunk_secs=self.chunk_secs,
+            overlap_secs=self.overlap_secs,
+            device=self.device,
+        )
+        return search(
+            self.references,
+            events,
+            self.thresholds,
+            [self.shift_secs],
+            tolerance_secs=self.tolerance_secs,
+            tolerance_vel=self.tolerance_vel,
+        )
+
+
+def summary(scores: pd.DataFrame) -> dict[str, float]:
+    """The rows with the best onset F1 and the best onset+velocity F1, as one record."""
+    onset, velocity = best_row(scores, "F1"), best_row(scores, "F1_velocities")
+    return {
+        "onset_threshold": onset["threshold"],
+        **onset[ONSET_COLUMNS],
+        "velocity_threshold": velocity["threshold"],
+        **velocity[VELOCITY_COLUMNS],
+    }
+
+
+def in_words(scores: dict[str, float]) -> str:
+    """One line of `summary`."""
+    return (
+        "onsets F1 {F1:.4f} (P {P:.4f}, R {R:.4f}, t={onset_threshold:g}), onsets+velocities F1 {F1_velocities:.4f} "
+        "(P {P_velocities:.4f}, R {R_velocities:.4f}, t={velocity_threshold:g})"
+    ).format(**scores)

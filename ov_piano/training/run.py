@@ -1,0 +1,104 @@
+"""A training between its steps: model, optimiser, position; saved and resumed exactly."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ov_piano.data.chunks import Chunks
+from ov_piano.errors import InputError
+from ov_piano.training.state import TrainingState, seed_step
+from ov_piano.training.step import Losses, TrainingStep
+
+
+class StepReport(NamedTuple):
+    """What one step did."""
+
+    onset_loss: float
+    velocity_loss: float
+    lr: float
+    secs: float
+    cycle_ends: bool
+
+    def __str__(self) -> str:
+        return f"losses {self.onset_loss:.6f} {self.velocity_loss:.6f}, lr {self.lr:.6g}, {self.secs:.2f} s"
+
+
+@dataclass
+class TrainingRun:
+    """``step`` steps are done; the next batch is number ``batch`` of epoch ``epoch``, both 0-based.
+
+    :param names: of the recordings, by the index that batches carry
+    :param wants_pause: asked at each step, between losses and descent, whether to stop in the debugger
+    """
+
+    model: nn.Module
+    training_step: TrainingStep
+    device: torch.device
+    seed: int
+    names: Sequence[str]
+    wants_pause: Callable[[int], bool]
+    states_folder: Path
+    conf_yaml: str
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    resumed_from: Path | None = None
+
+    def learn(self, chunks: Chunks) -> StepReport:
+        """One step on a batch.
+
+        :raises InputError: the loss is not finite; the state before the step is saved then
+        """
+        started = time.perf_counter()
+        self.model.train()
+        step = self.step + 1
+        seed_step(self.seed, step)
+        logmel = chunks.logmel.to(self.device, non_blocking=True)
+        key_velocities = chunks.key_velocities.to(self.device, non_blocking=True)
+        losses = self.training_step.losses(logmel, key_velocities)
+        if self.wants_pause(step):
+            breakpoint()
+        if not torch.isfinite(losses.total):
+            self._stop_at(losses, chunks)
+        lr, cycle_ends = self.training_step.update(losses, step)
+        self.step, self.batch = step, self.batch + 1
+        secs = time.perf_counter() - started
+        return StepReport(losses.onset.item(), losses.velocity.item(), lr, secs, cycle_ends)
+
+    def next_epoch(self) -> None:
+        """Move on to the first batch of the next epoch."""
+        self.epoch, self.batch = self.epoch + 1, 0
+
+    def save_state(self) -> Path:
+        """Save all that `resume` needs."""
+        return TrainingState.of(
+            self.model,
+            self.training_step.optimizer,
+            step=self.step,
+            epoch=self.epoch,
+            batch=self.batch,
+            conf=self.conf_yaml,
+        ).save(self.states_folder)
+
+    def resume(self, path: Path) -> None:
+        """Continue from a saved state.
+
+        :raises InputError: it cannot be read or belongs to another model
+        """
+        state = TrainingState.load(path)
+        state.restore(self.model, self.training_step.optimizer, path)
+        self.step, self.epoch, self.batch = state.step, state.epoch, state.batch
+        self.resumed_from = path
+
+    def _stop_at(self, losses: Losses, chunks: Chunks) -> None:
+        names = sorted({self.names[index] for index in chunks.recordings.tolist()})
+        raise InputError(
+            f"step {self.step + 1}: the loss is not finite (onset {losses.onset.item():g}, velocity "
+            f"{losses.velocity.item():g}), a lower LR_MAX may help; state saved in {self.save_state()}, "
+            f"recordings of the batch: {', '.join(names)}"
+        )

@@ -1,0 +1,34 @@
+"""`make bench`: run every benchmark, print a table, write ``out/bench.json``.
+
+Names given as arguments select benchmark files: ``python -m tests.benchmarks model scoring``.
+"""
+
+import importlib
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).parent
+OUTPUT = Path("out/bench.json")
+
+
+def main(wanted: list[str]) -> None:
+    names = sorted(path.stem for path in FOLDER.glob("bench_*.py"))
+    names = [name for name in names if not wanted or name.removeprefix("bench_") in wanted]
+    results = json.loads(OUTPUT.read_text()) if wanted and OUTPUT.exists() else {}
+    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"{'name':<22} {'ours':>10} {'plain':>10} {'ratio':>8}  unit")
+    for name in names:
+        for bench, result in importlib.import_module(f"tests.benchmarks.{name}").benchmarks().items():
+            print(f"{bench:<22} {result['ours']:>10.4g} {result['plain']:>10.4g} {result['ratio']:>8.1f}  {result['unit']}")
+            results[bench] = result
+    OUTPUT.parent.mkdir(exist_ok=True)
+    OUTPUT.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
