@@ -12,6 +12,7 @@ from ov_piano.model import sparse_conv
 from ov_piano.model.layers import ContextAwareModule, FrequencyToKeys
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.sparse_conv import Branch
+from ov_piano.model.winograd import time_conv, transform_weight
 
 POINTWISE = Branch((1, 1), (1, 1))
 
@@ -44,6 +45,8 @@ def _run(module: nn.Module, x: Tensor) -> Tensor:
         return _context_aware(module, x)
     if isinstance(module, FrequencyToKeys):
         return _frequency_to_keys(module, x)
+    if isinstance(module, nn.Conv2d) and module.kernel_size == (x.shape[2], 3) and module.padding == (0, 1):
+        return _collapse_keys(module, x)
     return module(x)
 
 
@@ -83,3 +86,8 @@ def _frequency_to_keys(module: FrequencyToKeys, x: Tensor) -> Tensor:
     """The grouped convolution as a matrix product for each channel."""
     weight = module.conv.weight.reshape(module.channels, module.keys, -1)  # (c, keys, bins)
     return weight @ x
+
+
+def _collapse_keys(module: nn.Conv2d, x: Tensor) -> Tensor:
+    """The convolution that spans all keys, (b, c, keys, t) -> (b, c_out, 1, t): c * keys channels along time."""
+    return time_conv(x.flatten(1, 2), transform_weight(module.weight.flatten(1, 2))).unsqueeze(2)

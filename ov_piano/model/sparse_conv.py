@@ -100,7 +100,7 @@ def _backward_terms(inputs: int, outputs: int, branches: tuple[Branch, ...]) -> 
 
 
 def _terms(blocks: list[list[tuple[int, int, int]]]) -> _Terms:
-    terms = torch.tensor(sum(blocks, []), dtype=torch.int32)
+    terms = torch.tensor([term for block in blocks for term in block], dtype=torch.int32)
     begins = torch.tensor([0, *(len(block) for block in blocks)]).cumsum(0).to(torch.int32)
     _, f_halo, t_halo = terms.abs().amax(dim=0).tolist()
     return _Terms(terms, begins, (f_halo, t_halo))
