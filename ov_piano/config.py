@@ -96,7 +96,8 @@ def _read_value(field: dataclasses.Field, text: str) -> Any:
     except (OmegaConfBaseException, yaml.YAMLError, ValueError):
         raise InputError(f"setting {field.name}={text}: expected {kind}") from None
     value = OmegaConf.to_container(probe)["value"]
-    if value is None and not _is_optional(field):
+    uninterpreted = isinstance(value, str) and not is_text  # "${...}": we have no such references
+    if uninterpreted or (value is None and not _is_optional(field)):
         raise InputError(f"setting {field.name}={text}: expected {kind}")
     return value
 

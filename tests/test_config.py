@@ -1,0 +1,90 @@
+"""KEY=value arguments."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from ov_piano.config import FRACTION, REQUIRED, describe, option, parse_args, to_yaml
+from ov_piano.errors import InputError
+
+
+@dataclass
+class Conf:
+    """Settings of the tests."""
+
+    PATH: str = option("a(1-2)=3,4.h5", "a file")
+    NAME: str | None = option(None, "a name")
+    COUNT: int = option(3, "how many")
+    SHARE: float = option(0.5, "how much", FRACTION)
+    FLAG: bool = option(True, "whether")
+    LEVELS: list[float] = option([0.1, 0.2], "which")
+
+
+@pytest.mark.parametrize(
+    ("arg", "expected"),
+    [
+        ("PATH=x=1(2),3 [4].h5", "x=1(2),3 [4].h5"),
+        ("PATH=123", "123"),
+        ("PATH=", ""),
+        ("NAME=null", None),
+        ("NAME=true", "true"),
+        ("COUNT=7", 7),
+        ("SHARE=1", 1.0),
+        ("SHARE=1e-05", 1e-5),
+        ("SHARE=1.0e-05", 1e-5),
+        ("FLAG=false", False),
+        ("LEVELS=[0.5]", [0.5]),
+        ("LEVELS=[1, 0.5]", [1.0, 0.5]),
+    ],
+)
+def test_values(arg, expected):
+    found = getattr(parse_args(Conf, [arg]), arg.split("=")[0])
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["count=3"], "unknown setting 'count': did you mean COUNT?"),
+        (["XYZZY=3"], "unknown setting 'XYZZY': --help lists the keys"),
+        (["COUNT"], "argument 'COUNT': expected KEY=value"),
+        (["COUNT=3", "COUNT=4"], "setting COUNT is given twice"),
+        (["COUNT=3.5"], "setting COUNT=3.5: expected int"),
+        (["COUNT=null"], "setting COUNT=null: expected int"),
+        (["COUNT=[1]"], r"setting COUNT=\[1\]: expected int"),
+        (["COUNT={a: 1}"], "expected int"),
+        (["FLAG=maybe"], "setting FLAG=maybe: expected bool"),
+        (["SHARE=1.5"], "setting SHARE=1.5: expected a number from 0 to 1"),
+        (["SHARE=nan"], "setting SHARE=nan: expected"),
+        (["LEVELS=0.5"], r"setting LEVELS=0.5: expected list\[float\]"),
+        (["LEVELS=[a]"], r"setting LEVELS=\[a\]: expected list\[float\]"),
+        (["LEVELS=[0.5"], "setting LEVELS="),
+        (["COUNT=${PATH}"], "expected int"),
+    ],
+)
+def test_bad_arguments(args, message):
+    with pytest.raises(InputError, match=message) as caught:
+        parse_args(Conf, args)
+    assert "\n" not in str(caught.value)
+
+
+def test_required_settings():
+    @dataclass
+    class Needy:
+        PATH: str = option(REQUIRED, "what to read")
+
+    with pytest.raises(InputError, match="setting PATH is required: what to read"):
+        parse_args(Needy, [])
+    assert parse_args(Needy, ["PATH=x"]) == Needy("x")
+
+
+def test_lists_of_two_configurations_are_their_own():
+    first, second = parse_args(Conf, []), parse_args(Conf, [])
+    first.LEVELS.append(1.0)
+    assert second.LEVELS == [0.1, 0.2]
+
+
+def test_printed_configuration_and_help():
+    assert to_yaml(parse_args(Conf, ["COUNT=4"])).splitlines()[2:5] == ["COUNT: 4", "SHARE: 0.5", "FLAG: true"]
+    assert "  COUNT=3\n      how many" in describe(Conf)

@@ -1,0 +1,215 @@
+"""The whole chain by subprocess, as typed in a shell: 0a, 1, 2 on MAESTRO; 0b, 1, 2 on MAPS."""
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ov_piano.config import parse_args
+from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.snapshot import load_snapshot, save_snapshot
+from ov_piano.training.state import TrainingState, saved_states
+from tests.scripts import MAPS_MEL_NAME, MAPS_ROLL_NAME, MEL_NAME, ROLL_NAME, ROOT, fail, load_script, succeed
+
+TINY = ("TRAIN_BS=2", "TRAIN_BATCH_SECS=1", "DATALOADER_WORKERS=1", "LR_MAX=0.5", "LR_PERIOD=4", "TRAIN_LOG_EVERY=1")
+
+
+@pytest.fixture(scope="module")
+def stores(toy_maestro, tmp_path_factory):
+    """Folder with the pair of HDF5 files that script 0a makes of the toy MAESTRO."""
+    folder = tmp_path_factory.mktemp("stores")
+    printed = succeed("0a_maestro_to_hdf5mel.py", f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={folder}")
+    assert f"MAESTRO_INPATH: {toy_maestro}" in printed
+    return folder
+
+
+def maestro_args(toy_maestro, stores, output):
+    paths = (f"MAESTRO_PATH={toy_maestro}", f"HDF5_MEL_PATH={stores / MEL_NAME}", f"HDF5_ROLL_PATH={stores / ROLL_NAME}")
+    return (*paths, f"OUTPUT_DIR={output}")
+
+
+@pytest.fixture(scope="module")
+def trained(toy_maestro, stores, tmp_path_factory):
+    """Output folder of four steps of script 1, with a cross-validation after the second and the last."""
+    folder = tmp_path_factory.mktemp("trained")
+    args = maestro_args(toy_maestro, stores, folder)
+    succeed("1_train_onsets_velocities.py", *args, *TINY, "MAX_STEPS=4", "XV_EVERY=2")
+    return folder
+
+
+def test_preprocessing_fills_both_files(stores):
+    with h5py.File(stores / MEL_NAME) as mel, h5py.File(stores / ROLL_NAME) as roll:
+        assert len(mel["metadata"]) == len(roll["metadata"]) == 8
+        np.testing.assert_array_equal(mel["data_idxs"], roll["data_idxs"])
+        assert mel["data"].shape[1] == roll["data"].shape[1] == mel["data_idxs"][1, -1]
+        assert (roll["data"][:128] > 0).sum() > 100
+
+
+def test_training_writes_snapshots_states_and_logs(trained):
+    snapshots = sorted(path.name for path in (trained / "model_snapshots").iterdir())
+    assert len(snapshots) == 2
+    assert all(name.startswith("OnsetVelocityNet_") and name.endswith(".torch") for name in snapshots)
+    assert "step=2_f1=" in snapshots[0]
+    assert "step=4_f1=" in snapshots[1]
+    load_snapshot(trained / "model_snapshots" / snapshots[0], OnsetVelocityNet())
+    assert [TrainingState.load(path).step for path in saved_states(trained / "training_states")] == [2, 4]
+    (jsonl,) = (trained / "txt_logs").glob("*.jsonl")
+    records = [json.loads(line) for line in jsonl.read_text().splitlines()]
+    assert [r["step"] for r in records if "onset_loss" in r] == [1, 2, 3, 4]
+    assert [r["step"] for r in records if "xv" in r] == [2, 4]
+    (text,) = (trained / "txt_logs").glob("*.log")
+    assert "TRAIN_BS: 2" in text.read_text()
+    assert "step 4: losses" in text.read_text()
+
+
+def test_twenty_steps_equal_ten_and_ten(toy_maestro, stores, tmp_path):
+    final = []
+    for runs in ([20], [10, 20]):
+        output = tmp_path / f"{len(runs)} runs"
+        for steps in runs:
+            args = (*maestro_args(toy_maestro, stores, output), *TINY, "XV_EVERY=100", "SAVE_EVERY=5")
+            resume = ["RESUME=auto"] if steps > runs[0] else []
+            succeed("1_train_onsets_velocities.py", *args, f"MAX_STEPS={steps}", *resume)
+        final.append(TrainingState.load(saved_states(output / "training_states")[-1]))
+    once, resumed = final
+    assert (once.step, once.epoch, once.batch) == (resumed.step, resumed.epoch, resumed.batch)
+    assert once.step == 20
+    for name, tensor in once.model.items():
+        assert torch.equal(tensor, resumed.model[name]), name
+    for index, entry in once.optimizer["state"].items():
+        assert torch.equal(entry["momentum_buffer"], resumed.optimizer["state"][index]["momentum_buffer"])
+
+
+def test_frozen_onsets_stay_and_a_snapshot_starts_the_run(toy_maestro, stores, trained, tmp_path):
+    start = sorted((trained / "model_snapshots").iterdir())[0]
+    args = (*maestro_args(toy_maestro, stores, tmp_path), *TINY, "MAX_STEPS=2")
+    succeed("1_train_onsets_velocities.py", *args, "TRAINABLE_ONSETS=false", f"SNAPSHOT_INPATH={start}")
+    before = load_snapshot(start, OnsetVelocityNet()).state_dict()
+    (end,) = (tmp_path / "model_snapshots").iterdir()
+    after = load_snapshot(end, OnsetVelocityNet()).state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"velocity_stage"}
+
+
+def test_evaluation_prints_and_saves_both_tables(toy_maestro, stores, trained, tmp_path):
+    snapshot = sorted((trained / "model_snapshots").iterdir())[-1]
+    args = (*maestro_args(toy_maestro, stores, tmp_path), f"SNAPSHOT_INPATH={snapshot}")
+    printed = succeed("2_eval_onsets_velocities.py", *args, "SEARCH_THRESHOLDS=[0.3,0.5]", "SEARCH_SHIFTS=[-0.01,0]")
+    assert "ONSETS+VELOCITIES" in printed
+    (folder,) = (tmp_path / "eval").iterdir()
+    onsets = pd.read_csv(folder / "onsets.csv")
+    assert list(onsets.columns) == ["Filename", "P", "R", "F1"]
+    assert onsets["Filename"].iloc[-1].startswith("AVERAGES (t=0.")
+    assert len(onsets) == 3
+    assert len(pd.read_csv(folder / "search.csv")) == 4
+    assert len(list((folder / "events").glob("*.csv"))) == 2
+
+
+def test_a_snapshot_in_the_published_format_is_evaluated(toy_maestro, stores, tmp_path):
+    shapes = json.loads((Path(__file__).parent / "golden" / "state_dict.json").read_text())
+    state = {name: torch.ones(shape, dtype=getattr(torch, dtype)) for name, (shape, dtype) in shapes.items()}
+    torch.save(state, tmp_path / "published.torch")
+    args = maestro_args(toy_maestro, stores, tmp_path)
+    printed = succeed("2_eval_onsets_velocities.py", *args, f"SNAPSHOT_INPATH={tmp_path / 'published.torch'}")
+    assert "AVERAGES (t=0.77, s=-0.01)" in printed
+
+
+def test_maps_from_preprocessing_to_evaluation(toy_maps, tmp_path):
+    succeed("0b_maps_to_hdf5mel.py", f"MAPS_INPATH={toy_maps}", f"OUTPUT_DIR={tmp_path}")
+    args = (
+        f"MAPS_PATH={toy_maps}",
+        f"HDF5_MEL_PATH={tmp_path / MAPS_MEL_NAME}",
+        f"HDF5_ROLL_PATH={tmp_path / MAPS_ROLL_NAME}",
+        f"OUTPUT_DIR={tmp_path / 'out'}",
+    )
+    succeed("1_train_onsets_velocities.py", *args, *TINY, "MAX_STEPS=2")
+    (snapshot,) = (tmp_path / "out" / "model_snapshots").iterdir()
+    printed = succeed("2_eval_onsets_velocities.py", *args, f"SNAPSHOT_INPATH={snapshot}")
+    assert "MAPS_MUS-mz_331_2_ENSTDkCl" in printed
+    assert "MAPS_MUS-scn15_7_ENSTDkAm" in printed
+    assert "AkPnBcht" not in printed.split("ONSETS")[1]
+
+
+@pytest.mark.parametrize(
+    ("arg", "expected"),
+    [
+        ("TRAIN_BSS=8", "did you mean TRAIN_BS?"),
+        ("TRAIN_BS=eight", "setting TRAIN_BS=eight: expected int"),
+        ("TRAIN_BS=0", "setting TRAIN_BS=0: expected a number above 0"),
+        ("LR_MIN=7", "expected at most LR_MAX"),
+        ("XV_THRESHOLDS=[]", "expected one or more numbers from 0 to 1"),
+        ("XV_THRESHOLDS=[0.5,1.5]", "expected one or more numbers from 0 to 1"),
+        ("DECODER_GAUSS_KSIZE=10", "expected an odd number"),
+        ("XV_CHUNK_OVERLAP=-1", "expected a number of at least 0"),
+        ("DEVICE=gpu", "DEVICE=gpu: not a usable device"),
+        ("RESUME=auto", "no training state in"),
+        ("SNAPSHOT_INPATH=README.md", "README.md: not a snapshot"),
+        ("HDF5_MEL_PATH=nowhere.h5", "nowhere.h5: expected a file name like"),
+    ],
+)
+def test_bad_settings_of_training_are_one_line(toy_maestro, stores, tmp_path, arg, expected):
+    args = [a for a in maestro_args(toy_maestro, stores, tmp_path) if a.split("=")[0] != arg.split("=")[0]]
+    assert expected in fail("1_train_onsets_velocities.py", *args, arg)
+
+
+def test_a_nonfinite_loss_stops_with_the_recordings_named(toy_maestro, stores, tmp_path):
+    model = OnsetVelocityNet()
+    with torch.no_grad():
+        model.velocity_stage[2].bn.weight.fill_(3e38)
+        model.velocity_stage[2].bn.bias.fill_(3e38)
+    save_snapshot(model, tmp_path / "huge.torch")
+    args = (*maestro_args(toy_maestro, stores, tmp_path), *TINY, f"SNAPSHOT_INPATH={tmp_path / 'huge.torch'}")
+    line = fail("1_train_onsets_velocities.py", *args)
+    assert "step 1: the loss is not finite" in line
+    assert "MIDI-Unprocessed_train_" in line
+    assert TrainingState.load(saved_states(tmp_path / "training_states")[0]).step == 0
+
+
+def test_importing_a_script_does_nothing_and_help_lists_every_setting(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in sorted(ROOT.glob("[0-9]*.py")):
+        script = load_script(path.name)
+        shown = succeed(path.name, "--help")
+        for name in script.ConfDef.__dataclass_fields__:
+            assert f"  {name}=" in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def readme_listings() -> dict[str, list[str]]:
+    """The README's configuration listings: script name -> lines."""
+    listings, script = {}, None
+    for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("<!-- configuration of "):
+            script = line.removeprefix("<!-- configuration of ").removesuffix(" -->")
+            listings[script] = []
+        elif script and line.startswith("| `"):
+            listings[script].append(line)
+        elif script and listings[script]:
+            script = None
+    return listings
+
+
+@pytest.mark.parametrize("path", sorted(path.name for path in ROOT.glob("[0-9]*.py")))
+def test_the_readme_lists_the_defaults(path):
+    conf_class = load_script(path).ConfDef
+    fields = conf_class.__dataclass_fields__.values()
+    listed = [line.split("|")[1:4] for line in readme_listings()[path]]
+    assert [cell[0].strip(" `") for cell in listed] == [field.name for field in fields]
+    defaults = [f"{name.strip(' `')}={default.strip(' `')}" for name, default, _ in listed]
+    given = [text for text in defaults if "(required)" not in text and not text.startswith("DEVICE=")]
+    required = [f"{field.name}=x" for field in fields if field.metadata["required"]]
+    assert parse_args(conf_class, [*given, *required]) == parse_args(conf_class, required)
+    meanings = [cell[2].strip() for cell in listed]
+    assert meanings == [field.metadata["meaning"] for field in fields]
+
+
+def test_the_shell_passes_our_file_names_quoted_once(toy_maestro, stores, tmp_path):
+    copy = tmp_path / MEL_NAME
+    shutil.copy(stores / MEL_NAME, copy)
+    conf = parse_args(load_script("1_train_onsets_velocities.py").ConfDef, [f"HDF5_MEL_PATH={copy}"])
+    assert str(copy) == conf.HDF5_MEL_PATH
