@@ -135,15 +135,23 @@ def load_mono(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Tensor:
 def resampled_blocks(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Iterator[Tensor]:
     """What :func:`load_mono` returns, in blocks of about ten seconds: (samples,) float32 each."""
     info = audio_info(path)
-    if info.sample_rate == sample_rate:
-        yield from _mono_blocks(path, info)
-        return
     try:
-        resampler = _Resampler(info.sample_rate, sample_rate)
+        yield from resample(_mono_blocks(path, info), info.samples, info.sample_rate, sample_rate)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    missing = resampled_length(info.samples, info.sample_rate, sample_rate)
-    for block in _mono_blocks(path, info):
+        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
+
+
+def resample(blocks: Iterable[Tensor], samples: int, rate_in: int, rate_out: int = SAMPLE_RATE) -> Iterator[Tensor]:
+    """The joined ``blocks`` (samples,), of ``samples`` in all, at another rate.
+
+    :raises InputError: rates whose ratio is not simple
+    """
+    if rate_in == rate_out:
+        yield from blocks
+        return
+    resampler = _Resampler(rate_in, rate_out)
+    missing = resampled_length(samples, rate_in, rate_out)
+    for block in blocks:
         resampled = resampler(block)[:missing]
         missing -= len(resampled)
         yield resampled

@@ -19,7 +19,7 @@ ROW_SECS = 30  # up to MOST_ROWS rows; then rows grow longer
 MOST_ROWS = 10
 WIDTH, ROW_HEIGHT, FRAME_HEIGHT = 14, 3.6, 1.1  # inches
 COLUMNS = 1500  # pixels of a row's spectrogram
-TICKS_HZ = (100, 250, 500, 1000, 2000, 4000, 8000)
+TICKS_HZ = (200, 500, 1000, 2000, 4000, 8000)
 OCTAVES = range(24, HIGHEST_NOTE + 1, 12)  # C1 … C8
 VELOCITY_COLOURS = matplotlib.colormaps["viridis_r"]  # dark is loud; colour-blind-safe
 
@@ -36,13 +36,12 @@ def plot_transcription(logmel: SpooledLogMel, events: pd.DataFrame, note_secs: f
         begin, end = row * row_secs, (row + 1) * row_secs
         spectrum, roll = axes[2 * row], axes[2 * row + 1]
         image = _draw_logmel(spectrum, logmel, begin, end)
-        lines = _draw_notes(roll, notes)
-        for part in (spectrum, roll):
+        lines = _draw_notes(roll, notes[(notes[:, 0] < end) & (notes[:, 1] > begin)])
+        for part, colours, label in ((spectrum, image, "level (dB)"), (roll, lines, "velocity")):
             part.set_xlim(begin, end)
+            figure.colorbar(colours, ax=part, label=label, fraction=0.02, pad=0.01)
         spectrum.tick_params(labelbottom=False)
     axes[-1].set_xlabel("time (s)")
-    figure.colorbar(image, ax=list(axes[0::2]), label="level (dB)", fraction=0.03, pad=0.01, aspect=12 * rows**0.5)
-    figure.colorbar(lines, ax=list(axes[1::2]), label="velocity", fraction=0.03, pad=0.01, aspect=12 * rows**0.5)
     figure.suptitle(f"{title}: {len(events)} notes in {logmel.seconds:.0f} s", fontsize="medium")
     return figure
 

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchaudio
 from torch import Tensor
 
-from ov_piano.constants import FRAME_SECS, MELS, SAMPLE_RATE, TOP_DB
-from ov_piano.data.audio import LogMel, resampled_blocks
+from ov_piano.constants import FRAME_SECS, MELS, TOP_DB
+from ov_piano.data.audio import LARGEST_SAMPLE, RATES, LogMel, resample, resampled_blocks
 from ov_piano.errors import InputError
 
-BLOCK = 10 * SAMPLE_RATE  # samples of an array that are transformed at once
+BLOCK = 400_000  # samples of an array that are transformed at once
 
 
 class SpooledLogMel:
@@ -64,8 +63,8 @@ def spool_logmel(
 
 def _array_blocks(audio: np.ndarray | Tensor, sample_rate: int | None) -> Iterable[Tensor]:
     """Mono blocks at ``SAMPLE_RATE`` of a wave in memory."""
-    if sample_rate is None:
-        raise InputError("audio given as an array: expected its sample_rate in Hz, too")
+    if sample_rate not in RATES:
+        raise InputError(f"audio given as an array: expected its sample_rate in Hz, too, found {sample_rate}")
     wave = torch.as_tensor(audio)
     if not wave.is_floating_point():
         raise InputError(f"audio given as an array: expected floating-point samples, found {wave.dtype}")
@@ -73,6 +72,6 @@ def _array_blocks(audio: np.ndarray | Tensor, sample_rate: int | None) -> Iterab
         raise InputError(f"audio: expected shape (samples,) or (samples, channels), found {tuple(wave.shape)}")
     wave = wave.detach().cpu().float()
     wave = wave.mean(1) if wave.ndim == 2 else wave
-    if not wave.isfinite().all():
-        raise InputError("audio given as an array: holds samples that are NaN or infinite")
-    return torchaudio.functional.resample(wave, int(sample_rate), SAMPLE_RATE).split(BLOCK)
+    if len(wave) and not wave.abs().max() <= LARGEST_SAMPLE:  # false for NaN, too
+        raise InputError("audio given as an array: holds samples that are NaN, infinite or far beyond full scale")
+    return resample(wave.split(BLOCK), len(wave), sample_rate)

@@ -1,0 +1,343 @@
+"""Recordings to MIDI: pieces equal the whole, what is written reads back, the command as a user types it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+import torch
+
+from ov_piano.atomic import written_whole
+from ov_piano.cli import run
+from ov_piano.constants import KEYS, MELS
+from ov_piano.data.audio import LogMel, load_mono
+from ov_piano.data.midi import read_notes
+from ov_piano.errors import InputError
+from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.operating_point import OperatingPoint, read_operating_point, write_operating_point
+from ov_piano.model.snapshot import save_snapshot
+from ov_piano.plots.transcription import plot_transcription
+from ov_piano.transcribe import ConfDef, find_recordings, main, plan_outputs
+from ov_piano.transcription.decoder import Decoder
+from ov_piano.transcription.events import decode_pieces
+from ov_piano.transcription.midi_writer import TICK_SECS, to_midi, to_notes, write_midi
+from ov_piano.transcription.stream import spool_logmel
+from ov_piano.transcription.strided import onset_velocity_maps
+from ov_piano.transcription.transcriber import Transcriber
+
+ROOT = Path(__file__).parents[1]
+RATE = 16_000
+THRESHOLD = 0.35
+
+
+def music(seconds: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
+    """(samples, channels): decaying tones with louder and softer passages."""
+    rng, t = np.random.default_rng(5), np.arange(int(seconds * rate)) / rate
+    wave = 0.001 * rng.normal(size=(len(t), channels))
+    for onset in np.arange(0.2, seconds - 0.3, 0.35):
+        hz = 440 * 2 ** (rng.integers(-20, 20) / 12)
+        after = np.maximum(0, t - onset)
+        tone = (t >= onset) * np.exp(-4 * after) * np.sin(2 * np.pi * hz * after) * rng.uniform(0.02, 0.4)
+        wave += tone[:, None] * rng.uniform(0.3, 1, channels)
+    return wave.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory) -> Path:
+    """Random weights; batch norms that have seen music, and last layers far from saturation."""
+    torch.manual_seed(0)
+    model = OnsetVelocityNet().train()
+    with torch.no_grad():
+        model(LogMel()(torch.from_numpy(music(8)[:, 0]))[None])
+        for stage in (model.first_stage, *model.refiner_stages, model.velocity_stage):
+            last = [conv for conv in stage.modules() if isinstance(conv, torch.nn.Conv2d)][-1]
+            last.weight *= 0.1
+            last.bias -= 0.4
+    path = tmp_path_factory.mktemp("snapshot") / "random.torch"
+    save_snapshot(model, path)
+    write_operating_point(path, OperatingPoint(THRESHOLD, -0.02), commit="abc", data="noise")
+    return path
+
+
+def command(*args: str, **kwargs) -> subprocess.Popen:
+    """The command in a process of its own."""
+    line = [sys.executable, "-u", "-m", "ov_piano.transcribe", *args]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **kwargs)
+
+
+def refused(capsys, *args: str) -> str:
+    """The message on standard error of the command that is refused."""
+    with pytest.raises(SystemExit) as stop:
+        run(main, ConfDef, args)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+# Pieces and whole
+
+
+def test_pieces_give_the_events_of_the_whole_file(tmp_path, snapshot):
+    path = tmp_path / "stereo.flac"
+    sf.write(path, music(15, 44_100, channels=2), 44_100)
+    transcriber = Transcriber(snapshot, device="cpu", chunk_secs=4.8, overlap_secs=0.48, threshold=0.3)
+    events = transcriber(path)
+    assert len(events) > 100
+
+    logmel = LogMel()(load_mono(path))
+    maps = onset_velocity_maps(transcriber.infer, logmel, 200, 20)
+    whole = Decoder()(maps[0][None], maps[1][None], 0.3)
+    expected = pd.DataFrame(
+        {
+            "onset_secs": (whole["t_idx"] * 0.024 - 0.02).clip(lower=0),
+            "note": whole["key"] + 21,
+            "velocity": whole["vel"] * 127,
+            "prob": whole["prob"],
+        }
+    )
+    pd.testing.assert_frame_equal(events, expected.sort_values(["onset_secs", "note"], ignore_index=True), atol=1e-4)
+
+
+def test_floor_is_relative_to_the_maximum_of_the_whole_recording():
+    wave = music(12)
+    wave[: 10 * RATE] *= 1e-3  # the loudest comes last
+    spooled = spool_logmel(wave, RATE)
+    whole = LogMel()(torch.from_numpy(wave[:, 0]))
+    assert float((whole == whole.min()).float().mean()) > 0.3
+    assert spooled.frames == whole.shape[1]
+    torch.testing.assert_close(spooled.read(0, spooled.frames), whole, atol=2e-3, rtol=0)
+    torch.testing.assert_close(spooled.read(17, 20), whole[:, 17:20], atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 60, (60,), (7, 1, 1, 30, 2, 19), (59, 1)])
+def test_decoding_pieces_equals_decoding_the_whole(sizes):
+    maps = torch.rand(2, KEYS, 60, generator=torch.Generator().manual_seed(1))
+    maps[0, :, 20:24] = 0.5  # plateaus, too
+    decoder = Decoder()
+    joined = pd.concat(list(decode_pieces(decoder, maps.split(sizes, dim=2), 0.4)))
+    whole = decoder(maps[None, 0], maps[None, 1], 0.4)
+    assert len(whole) > 300
+    pd.testing.assert_frame_equal(joined.sort_values(["key", "t_idx"], ignore_index=True), whole)
+
+
+def test_arrays_are_transcribed_as_files_are(tmp_path, snapshot):
+    wave = music(6, 22_050, channels=2)
+    sf.write(tmp_path / "six.wav", wave, 22_050, subtype="FLOAT")
+    transcriber = Transcriber(snapshot, device="cpu")
+    assert (transcriber.threshold, transcriber.shift) == (THRESHOLD, -0.02)
+    from_file, from_array = transcriber(tmp_path / "six.wav"), transcriber(wave, sample_rate=22_050)
+    assert len(from_file) > 10
+    pd.testing.assert_frame_equal(from_file, from_array, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("audio", "rate", "message"),
+    [
+        (np.zeros(5000), None, "sample_rate"),
+        (np.zeros(5000, np.int16), RATE, "floating-point"),
+        (np.zeros((2, 5000)), RATE, r"expected shape \(samples,\)"),
+        (np.full(5000, np.nan), RATE, "NaN"),
+        (np.zeros(1000), RATE, "more than 1024 samples, found 1000"),
+    ],
+)
+def test_arrays_that_cannot_be_used(audio, rate, message):
+    with pytest.raises(InputError, match=message):
+        spool_logmel(audio, rate)
+
+
+# What is written
+
+
+def events_table(*rows: tuple) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["onset_secs", "note", "velocity", "prob"])
+
+
+def test_notes_last_until_the_next_onset_of_their_key_or_the_limit():
+    events = events_table((1.2, 60, 70.4, 0.9), (1.0, 60, 200.0, 0.9), (1.1, 61, 0.2, 0.9), (1.1, 61, 0.1, 0.8))
+    expected = [[1.0, 1.2, 60, 127], [1.1, 1.6, 61, 1], [1.2, 1.7, 60, 70]]
+    assert to_notes(events, 0.5) == pytest.approx(np.array(expected))
+    assert to_notes(events.iloc[:0]).shape == (0, 4)
+
+
+def test_midi_round_trip(tmp_path):
+    rng = np.random.default_rng(3)
+    rows = [(rng.uniform(0, 300), rng.integers(21, 109), rng.uniform(1, 127), 0.9) for _ in range(3000)]
+    events = events_table(*rows)
+    write_midi(events, tmp_path / "a.mid", note_secs=0.7)
+    read = read_notes(tmp_path / "a.mid")
+    expected = to_notes(events, 0.7)
+    assert (read.restruck, read.unmatched) == (0, 0)
+    assert len(read.notes) == len(expected) == 3000
+    order = np.lexsort((np.round(read.notes[:, 0] / TICK_SECS), read.notes[:, 2]))
+    wanted = np.lexsort((expected[:, 0], expected[:, 2]))
+    difference = np.abs(read.notes[order] - expected[wanted])
+    assert difference[:, :2].max() < 0.0003  # half a tick
+    assert difference[:, 2:].max() == 0
+    midi = to_midi(events)
+    assert (midi.type, len(midi.tracks)) == (1, 2)
+    assert [message.program for message in midi.tracks[1] if message.type == "program_change"] == [0]
+    assert [message.tempo for message in midi.tracks[0] if message.type == "set_tempo"] == [500_000]
+
+
+def test_midi_of_no_events_is_a_file_without_notes(tmp_path):
+    write_midi(events_table(), tmp_path / "none.mid")
+    assert read_notes(tmp_path / "none.mid").notes.shape == (0, 4)
+
+
+def test_files_are_whole_or_not_there(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("before")
+
+    def interrupted() -> None:
+        with written_whole(path) as partial:
+            partial.write_text("hal")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [file.name for file in tmp_path.iterdir()] == ["x.csv"]
+    assert path.read_text() == "before"
+    with written_whole(path) as partial:
+        partial.write_text("after")
+    assert path.read_text() == "after"
+
+
+@pytest.mark.parametrize(("seconds", "axes"), [(20, 4), (1200, 40)])
+def test_picture_of_any_length(seconds, axes):
+    class Quiet:
+        floor_db, frames = -40.0, int(seconds / 0.024)
+
+        def read(self, begin, end):
+            return torch.full((MELS, end - begin), -40.0)
+
+    logmel = Quiet()
+    logmel.seconds = seconds
+    events = events_table((1.0, 60, 64.0, 0.9), (seconds - 2.0, 72, 100.0, 0.9))
+    figure = plot_transcription(logmel, events, 0.5, "x.wav")
+    assert len(figure.axes) == axes  # a spectrogram, a roll and a colour scale for each, a row
+    assert figure.axes[1].collections[0].get_segments()[0][:, 0] == pytest.approx([1.0, 1.5])
+    drawn = sum(
+        len(part.get_segments()) for ax in figure.axes for part in ax.collections if hasattr(part, "get_segments")
+    )
+    assert drawn == 2
+
+
+def test_operating_point(tmp_path):
+    snapshot = tmp_path / "OnsetVelocityNet_2025_01_01_10_00_00.123step=500_f1=0.9643.torch"
+    assert read_operating_point(snapshot) is None
+    path = write_operating_point(snapshot, OperatingPoint(0.7, 0.01), data="MAPS")
+    assert path.name == "OnsetVelocityNet_2025_01_01_10_00_00.123step=500_f1=0.9643.yaml"
+    assert path.read_text() == "threshold: 0.7\nshift: 0.01\ndata: MAPS\n"
+    assert read_operating_point(snapshot) == (0.7, 0.01)
+    for text in ("threshold: 0.7", "[1, 2]", "threshold: 7\nshift: 0", "threshold: x\nshift: 0", "{", ""):
+        path.write_text(text)
+        with pytest.raises(InputError, match="threshold"):
+            read_operating_point(snapshot)
+
+
+# The command
+
+
+def test_find_recordings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b.wav", "[c].wav", "d.wav", "folder/e.FLAC", "folder/deeper/f.mp3", "folder/notes.txt", "no/x.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+
+    def found(audio: str) -> list[tuple[str, str]]:
+        return [(path.as_posix(), name.as_posix()) for path, name in find_recordings(audio)]
+
+    assert found("a,b.wav") == [("a,b.wav", "a,b")]
+    assert found("[c].wav") == [("[c].wav", "[c]")]
+    assert found("[d.wav, folder]") == [("d.wav", "d"), ("folder/deeper/f.mp3", "deeper/f"), ("folder/e.FLAC", "e")]
+    assert found("d.wav,[c].wav,folder/../d.wav") == [("folder/../d.wav", "d"), ("[c].wav", "[c]")]
+    assert found("*.wav") == [("[c].wav", "[c]"), ("a,b.wav", "a,b"), ("d.wav", "d")]
+    for audio, message in (("d.wav,no.wav", "'no.wav'"), ("[]", "no such"), ("", "no such"), ("no", "no audio file")):
+        with pytest.raises(InputError, match=message):
+            find_recordings(audio)
+
+
+def test_plan_outputs(tmp_path):
+    two = [(Path("x/a.wav"), Path("a")), (Path("y/a.b.wav"), Path("deep/a.b"))]
+    conf = ConfDef(AUDIO="", OUT=str(tmp_path))
+    assert list(plan_outputs(two, conf).values()) == [tmp_path / "a.mid", tmp_path / "deep" / "a.b.mid"]
+    with pytest.raises(InputError, match=r"x/a\.wav and y/a\.wav would both be written"):
+        plan_outputs([two[0], (Path("y/a.wav"), Path("a"))], conf)
+    (tmp_path / "a.csv").touch()
+    with pytest.raises(InputError, match=r"a\.csv: exists already"):
+        plan_outputs(two, conf)
+    conf.OVERWRITE = True
+    assert len(plan_outputs(two, conf)) == 2
+    conf.OUT = str(tmp_path / "song.MID")
+    assert plan_outputs(two[:1], conf) == {Path("x/a.wav"): tmp_path / "song.MID"}
+    with pytest.raises(InputError, match="expected a folder for 2 recordings"):
+        plan_outputs(two, conf)
+
+
+def test_command(tmp_path, snapshot, monkeypatch, capsys):
+    sf.write(tmp_path / "left, right.wav", music(4, 48_000, channels=2), 48_000)
+    sf.write(tmp_path / "other.mp3", music(3, 44_100), 44_100)
+    settings = ("OUT=out", f"SNAPSHOT_INPATH={snapshot}", "DEVICE=cpu", "NOTE_SECS=0.25", "PLOT=true")
+    process = command("AUDIO=.", *settings, cwd=tmp_path)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert stderr == ""
+    assert f"threshold {THRESHOLD}, shift -0.02 s" in stdout
+    assert "x real time" in stdout.splitlines()[-1]
+    names = {f"{stem}.{suffix}" for stem in ("left, right", "other") for suffix in ("mid", "csv", "png")}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+    events = pd.read_csv(tmp_path / "out" / "left, right.csv")
+    assert list(events.columns) == ["onset_secs", "note", "velocity", "prob"]
+    expected = Transcriber(snapshot, device="cpu")(tmp_path / "left, right.wav")
+    assert len(events) == len(expected) > 5
+    np.testing.assert_allclose(events, expected, atol=1e-3)
+    notes = read_notes(tmp_path / "out" / "left, right.mid").notes
+    assert len(notes) == len(to_notes(expected))
+    assert np.max(notes[:, 1] - notes[:, 0]) <= 0.2505
+
+    monkeypatch.chdir(tmp_path)
+    message = refused(capsys, "AUDIO=other.mp3", *settings)
+    assert "other.mid and 2 more: exists already" in message
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ((), "setting AUDIO is required"),
+        (("AUDIO=missing.wav",), "missing.wav"),
+        (("AUDIO=text.wav",), "text.wav: not an audio file"),
+        (("AUDIO=short.wav", "SNAPSHOT_INPATH={snapshot}"), "short.wav: expected more than 1024 samples, found 500"),
+        (("AUDIO=short.wav", "SNAPSHOT_INPATH=text.wav"), "text.wav: not a snapshot"),
+        (("AUDIO=short.wav", "THRESHOLD=1.5"), "THRESHOLD=1.5: expected a number from 0 to 1"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, snapshot, monkeypatch, capsys, case):
+    args, message = case
+    (tmp_path / "text.wav").write_text("not audio")
+    sf.write(tmp_path / "short.wav", music(1)[:500], RATE)
+    monkeypatch.chdir(tmp_path)
+    error = refused(capsys, *(arg.format(snapshot=snapshot) for arg in args))
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["short.wav", "text.wav"]
+
+
+def test_ctrl_c_leaves_nothing_half_written(tmp_path, snapshot):
+    sf.write(tmp_path / "long.wav", np.random.default_rng(0).normal(0, 0.1, 300 * RATE), RATE)
+    settings = ("OUT=out", f"SNAPSHOT_INPATH={snapshot}", "INFERENCE_CHUNK_SIZE=2.4", "INFERENCE_CHUNK_OVERLAP=0.48")
+    process = command("AUDIO=long.wav", *settings, cwd=tmp_path)
+    while "threshold" not in process.stdout.readline().lower().split(":")[-1]:
+        assert process.poll() is None
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.strip() == "interrupted"
+    assert not list(tmp_path.glob("out/*"))
