@@ -13,6 +13,7 @@ import copy
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from ov_piano.device import DEFAULT_DEVICE, select_device
 from ov_piano.errors import InputError
 from ov_piano.evaluation.ground_truth import load_ground_truths
 from ov_piano.log import RunLog, timestamp
+from ov_piano.model.fast_training import fast_forward
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
 from ov_piano.training.batch_norm import reestimate_statistics
@@ -95,7 +97,8 @@ class ConfDef:
     BN_REESTIMATE_BATCHES: int = option(
         0, "batches over which batch-norm statistics are averaged before cross-validation; 0 keeps them", NON_NEGATIVE
     )
-    BF16: bool = option(False, "compute in bfloat16 where it is safe")
+    FAST: bool = option(True, "use the faster arrangement of the network where there is one; false: the plain one")
+    BF16: bool = option(False, "compute in bfloat16 where autocast deems it safe")
 
     def __post_init__(self) -> None:
         if self.LR_MIN > self.LR_MAX:
@@ -126,8 +129,9 @@ def build_run(conf: ConfDef, pair: StorePair, device: torch.device) -> TrainingR
     """The training at its first step, or where RESUME says."""
     model = build_model(conf, device)
     schedule = CyclicDecay(conf.LR_MAX, conf.LR_MIN, conf.LR_PERIOD, conf.LR_DECAY, conf.LR_SLOWDOWN)
+    forward = partial(fast_forward, model) if conf.FAST else partial(model, trainable_onsets=conf.TRAINABLE_ONSETS)
     training_step = TrainingStep(
-        lambda logmel: model(logmel, conf.TRAINABLE_ONSETS),
+        forward,
         sgd(model, conf.MOMENTUM, conf.WEIGHT_DECAY),
         schedule,
         positives_weight=conf.ONSET_POSITIVES_WEIGHT,
