@@ -112,16 +112,30 @@ def test_performance_is_the_one_that_ships(perform, tmp_path):
         assert (tmp_path / "again.midi").read_bytes() == shipped.read_bytes()
 
 
-def test_whole_program_is_deterministic(perform, tmp_path):
-    piano = tmp_path / "piano"
-    piano.mkdir()
-    decay = np.exp(-np.arange(4 * RATE) / RATE)
+@pytest.fixture
+def piano(tmp_path) -> Path:
+    """A sampled piano of three decaying sines, each after 10 ms of silence."""
+    folder = tmp_path / "piano"
+    folder.mkdir()
+    seconds = np.arange(4 * RATE) / RATE
     rows = ["file,midi,layer,lovel,hivel,gain"]
     for midi in (36, 60, 84):
-        tone = decay * np.sin(2 * np.pi * 440 * 2 ** ((midi - 69) / 12) * np.arange(4 * RATE) / RATE)
-        soundfile.write(piano / f"{midi}.wav", 0.9 * tone, RATE)
+        tone = np.exp(-seconds) * np.sin(2 * np.pi * 440 * 2 ** ((midi - 69) / 12) * seconds)
+        soundfile.write(folder / f"{midi}.wav", np.concatenate([np.zeros(160), 0.9 * tone]), RATE)
         rows.append(f"{midi}.wav,{midi},1,1,127,0.5")
-    (piano / "index.csv").write_text("\n".join(rows))
+    (folder / "index.csv").write_text("\n".join(rows))
+    return folder
+
+
+def test_tones_begin_at_their_note_on_and_end_with_their_note(perform, piano):
+    midi = perform.to_midi([perform.PlayedNote(1.0, 1.5, 60, 80)], [])
+    wave = np.abs(perform.render(midi, perform.Piano(piano), np.random.default_rng(0)))
+    assert wave[:15_990].max() < 0.002
+    assert wave[16_000:16_080].max() > 0.5
+    assert wave[24_000 + 10_000 :].max() < 0.02
+
+
+def test_whole_program_is_deterministic(perform, piano, tmp_path):
     for out in ("a", "b"):
         perform.main(perform.ConfDef(PIANO_PATH=str(piano), OUTPUT_DIR=str(tmp_path / out)))
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))

@@ -13,6 +13,7 @@ import pytest
 import soundfile as sf
 import torch
 
+import ov_piano
 from ov_piano.atomic import written_whole
 from ov_piano.cli import run
 from ov_piano.constants import KEYS, MELS
@@ -341,3 +342,15 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path, snapshot):
     assert process.returncode == 130
     assert stderr.strip() == "interrupted"
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_package_offers_what_a_notebook_needs_and_stays_cheap_to_import(snapshot, tmp_path):
+    code = "import sys, ov_piano; assert 'torch' not in sys.modules and 'Transcriber' in dir(ov_piano)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    transcriber = ov_piano.Transcriber(snapshot, device="cpu", threshold=0.3)
+    events = transcriber(music(2)[:, 0], sample_rate=RATE)
+    ov_piano.write_midi(events, tmp_path / "two.mid")
+    assert len(read_notes(tmp_path / "two.mid").notes) == len(events) > 0
+    assert not ov_piano.load_model(snapshot).training
+    with pytest.raises(AttributeError, match="no_such"):
+        _ = ov_piano.no_such

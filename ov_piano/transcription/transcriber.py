@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-import ov_piano
 from ov_piano.constants import FRAME_SECS
 from ov_piano.device import DEFAULT_DEVICE, select_device
 from ov_piano.errors import InputError
@@ -26,7 +25,7 @@ from ov_piano.transcription.events import detect_events
 from ov_piano.transcription.stream import SpooledLogMel, spool_logmel
 from ov_piano.transcription.strided import chunk_frames
 
-ASSETS = Path(ov_piano.__file__).resolve().parents[1] / "assets"
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 SHIPPED = "OnsetVelocityNet_*.torch"
 CHUNK_SECS = 300.0  # as script 2
 OVERLAP_SECS = 11.0
