@@ -13,6 +13,7 @@ from ov_piano.data.audio import LARGEST_SAMPLE, RATES, LogMel, resample, resampl
 from ov_piano.errors import InputError
 
 BLOCK = 400_000  # samples of an array that are transformed at once
+FRAME_BYTES = 4 * MELS  # float32
 
 
 class SpooledLogMel:
@@ -24,14 +25,13 @@ class SpooledLogMel:
     def __init__(self, blocks: Iterable[Tensor], progress: Callable[[float], None]):
         self.frames, maximum_db = 0, -np.inf
         try:
-            with tempfile.TemporaryFile(prefix="ov_piano_logmel_") as file:
-                for block in blocks:  # (mels, frames)
-                    file.write(block.T.contiguous().numpy().tobytes())
-                    self.frames += block.shape[1]
-                    maximum_db = max(maximum_db, float(block.max()))
-                    progress(block.shape[1] * FRAME_SECS)
-                file.flush()
-                self._stored = np.memmap(file, np.float32, mode="r", shape=(self.frames, MELS))
+            self._file = tempfile.TemporaryFile(prefix="ov_piano_logmel_")  # noqa: SIM115 -- closed with this object
+            for block in blocks:  # (mels, frames)
+                self._file.write(block.T.contiguous().numpy().tobytes())
+                self.frames += block.shape[1]
+                maximum_db = max(maximum_db, float(block.max()))
+                progress(block.shape[1] * FRAME_SECS)
+            self._file.flush()
         except OSError as error:
             raise OSError(error.errno, f"{error.strerror} (temporary spectrogram)", tempfile.gettempdir()) from error
         self.floor_db = maximum_db - TOP_DB
@@ -39,7 +39,13 @@ class SpooledLogMel:
 
     def read(self, begin: int, end: int) -> Tensor:
         """(mels, end - begin) in dB."""
-        return torch.from_numpy(self._stored[begin:end].T.copy()).clamp_(min=self.floor_db)
+        self._file.seek(begin * FRAME_BYTES)
+        stored = np.frombuffer(self._file.read((end - begin) * FRAME_BYTES), np.float32).reshape(-1, MELS)
+        return torch.from_numpy(stored.T.copy()).clamp_(min=self.floor_db)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
 
 
 def spool_logmel(
