@@ -11,10 +11,8 @@ from torch.nn import functional
 from ov_piano.model import sparse_conv
 from ov_piano.model.layers import ContextAwareModule, FrequencyToKeys
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
-from ov_piano.model.sparse_conv import Branch
+from ov_piano.model.sparse_conv import POINTWISE, Branch
 from ov_piano.model.winograd import time_conv, transform_weight
-
-POINTWISE = Branch((1, 1), (1, 1))
 
 
 def is_fast(model: OnsetVelocityNet, logmel: Tensor) -> bool:
@@ -53,9 +51,9 @@ def _run(module: nn.Module, x: Tensor) -> Tensor:
 def _context_aware(module: ContextAwareModule, x: Tensor) -> Tensor:
     """All convolutions of the module in one pass; its batch norms as a single one."""
     hdcs = [hdc[0] for hdc in module.hdcs]
-    branches = [Branch(conv.kernel_size, conv.dilation) for conv in hdcs] + [POINTWISE] * len(hdcs)
+    branches = [Branch(*conv.kernel_size, conv.dilation[1]) for conv in hdcs] + [POINTWISE] * len(hdcs)
     weights = [conv.weight for conv in hdcs] + list(module.skip[0].weight.chunk(len(hdcs)))
-    y = sparse_conv.sparse_conv(x.float(), branches, weights)  # (b, 2 * n * channels, f, t)
+    y = sparse_conv.sparse_conv(x, branches, weights)  # (b, 2 * n * channels, f, t)
     y = _batch_norms([hdc[1] for hdc in module.hdcs] + [module.skip[1]], y).relu_()
     context, skip = y.chunk(2, dim=1)
     return torch.addcmul(skip, module.se(x), context)

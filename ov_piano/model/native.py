@@ -13,7 +13,8 @@ from functools import cache
 from pathlib import Path
 
 log = logging.getLogger(__name__)
-FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
+FLAGS = ["-O3", "-march=native", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"]
+FLAGS += ["-std=c++17", "-fopenmp", "-fPIC", "-shared"]
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 
 

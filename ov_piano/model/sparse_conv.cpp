@@ -1,157 +1,241 @@
-// Convolutions with few channels and sparse (dilated) taps, directly, vectorised over time.
+// Convolutions with few channels, dilated in time, computed directly, vectorised over time.
 //
-// A *term* is one product of such a convolution: an input channel, a shift (df, dt) and one weight for each of
-// the O outputs of a *block*. Forward pass and gradient of the input are the same sum of terms over different tables.
+// Rows are the frequency (or key) axis. Kernels have one row, or three: then four rows of the output are computed
+// at once from six "points", linear combinations of their six rows of input (Winograd's F(4, 3), arXiv 1509.09308).
+//
+// A *term* is one product of such a convolution: an input channel, a point, a shift in time, and one weight for each
+// of the O channels of its *block*. A block has one sum of terms a point, `begins` says where they start. The forward
+// pass and the gradient of the input are the same sums over different tables of terms.
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
 #ifdef __AVX512F__
-constexpr int LANES = 16;
+constexpr int LANES = 16, VECTORS = 4;  // floats of a vector; vectors of each output channel held in registers
 #else
-constexpr int LANES = 8;
+constexpr int LANES = 8, VECTORS = 2;
 #endif
 typedef float Vec __attribute__((vector_size(LANES * 4), aligned(4)));
 
-constexpr int ROWS = 5;        // rows of the frequency axis that are computed at once
-constexpr int FRAMES = 416;    // frames that are computed at once
+static inline Vec load(const float* x) {
+    Vec vec = *(const Vec*)x;
+#ifdef __AVX512F__
+    asm("" : "+v"(vec));  // keeps it in a register: the compiler would read memory again for each use
+#endif
+    return vec;
+}
 
-struct Tile {  // a piece of the output and where to find it
-    int b, f, t, rows, frames;
+constexpr int whole_vectors(int frames) { return (frames + LANES - 1) / LANES * LANES; }
+constexpr int FRAMES = 208, WIDTH = whole_vectors(FRAMES);  // frames that are computed at once
+constexpr int MAX_HALO = 32;
+
+template <bool WINOGRAD> struct Rows;
+template <> struct Rows<false> {
+    static constexpr int OUT = 1, POINTS = 1, IN = 1, HALO = 0, GROUPS = 6;
+    static constexpr float FROM_IN[1][1] = {{1}}, TO_OUT[1][1] = {{1}};
+};
+template <> struct Rows<true> {
+    static constexpr int OUT = 4, POINTS = 6, IN = 6, HALO = 1, GROUPS = 4;
+    static constexpr float FROM_IN[6][6] = {{4, 0, -5, 0, 1, 0}, {0, -4, -4, 1, 1, 0}, {0, 4, -4, -1, 1, 0},
+                                            {0, -2, -1, 2, 1, 0}, {0, 2, -1, -2, 1, 0}, {0, 4, 0, -5, 0, 1}};
+    static constexpr float TO_OUT[4][6] = {
+        {1, 1, 1, 1, 1, 0}, {0, 1, -1, 2, -2, 0}, {0, 1, 1, 4, 4, 0}, {0, 1, -1, 8, -8, 1}};
 };
 
-struct Shape {
-    int b, channels, f, t;
-    int f_halo, t_halo;
-    int f_tiles() const { return (f + ROWS - 1) / ROWS; }
-    int t_tiles() const { return (t + FRAMES - 1) / FRAMES; }
-    int tiles() const { return b * f_tiles() * t_tiles(); }
-    int width() const { return (std::min(t, FRAMES) + LANES - 1) / LANES * LANES + 2 * t_halo; }
-    int plane() const { return (ROWS + 2 * f_halo) * width(); }
-    Tile tile(int i) const {
-        Tile tile{i / (f_tiles() * t_tiles()), i / t_tiles() % f_tiles() * ROWS, i % t_tiles() * FRAMES, 0, 0};
-        tile.rows = std::min(ROWS, f - tile.f);
-        tile.frames = std::min(FRAMES, t - tile.t);
-        return tile;
+struct Tensor {  // (b, channels, f, t), and how many frames around a tile are wanted of it
+    float* data;
+    int b, channels, f, t, halo;
+    int width() const { return whole_vectors(FRAMES + 2 * halo); }
+    float* row(int b, int channel, int f) const { return data + ((size_t(b) * channels + channel) * this->f + f) * t; }
+};
+
+struct Plan {
+    const int* terms;   // (n, 3): channel, point, shift in frames
+    const int* begins;  // (blocks * points + 1)
+    int blocks;
+};
+
+struct Tile {  // GROUPS groups of OUT rows from f, `frames` frames from t
+    int b, f, t, frames;
+};
+
+template <bool W> static std::vector<Tile> tiles_of(const Tensor& x) {
+    std::vector<Tile> tiles;
+    for (int b = 0; b < x.b; b++)
+        for (int f = 0; f < x.f; f += Rows<W>::OUT * Rows<W>::GROUPS)
+            for (int t = 0; t < x.t; t += FRAMES) tiles.push_back({b, f, t, std::min(FRAMES, x.t - t)});
+    return tiles;
+}
+
+// Combine N rows from row f of one channel into points: `to` (POINTS, x.width()), zero outside of x.
+template <int N, int POINTS, typename Matrix>
+static void load_points(const Tensor& x, int channel, int f, const Tile& tile, Matrix at, float* to) {
+    const int width = x.width(), begin = std::max(0, tile.t - x.halo);
+    const int end = std::min(x.t, tile.t + tile.frames + x.halo);
+    alignas(64) float rows[N][whole_vectors(WIDTH + 2 * MAX_HALO)];
+    for (int n = 0; n < N; n++) {
+        std::memset(rows[n], 0, sizeof(rows[n]));
+        if (f + n >= 0 && f + n < x.f)
+            std::memcpy(rows[n] + begin - tile.t + x.halo, x.row(tile.b, channel, f + n) + begin, (end - begin) * 4);
     }
-};
-
-// Copy a tile with its halo into scratch (channels, ROWS + 2 f_halo, width), zero outside of x.
-static void load_tile(const float* x, const Shape& s, const Tile& tile, float* scratch) {
-    const int width = s.width();
-    const int begin = std::max(0, tile.t - s.t_halo), end = std::min(s.t, tile.t + tile.frames + s.t_halo);
-    for (int c = 0; c < s.channels; c++)
-        for (int r = 0; r < ROWS + 2 * s.f_halo; r++, scratch += width) {
-            const int f = tile.f + r - s.f_halo;
-            std::fill(scratch, scratch + width, 0.f);
-            if (f >= 0 && f < s.f && r < tile.rows + 2 * s.f_halo)
-                std::memcpy(scratch + begin - tile.t + s.t_halo, x + ((size_t(tile.b) * s.channels + c) * s.f + f) * s.t + begin,
-                            (end - begin) * sizeof(float));
+    for (int t = 0; t < width; t += LANES)
+#pragma GCC unroll 6
+        for (int p = 0; p < POINTS; p++) {
+            Vec sum = {};
+#pragma GCC unroll 6
+            for (int n = 0; n < N; n++)
+                if (at(p, n) != 0) sum += at(p, n) * *(const Vec*)(rows[n] + t);
+            *(Vec*)(to + p * width + t) = sum;
         }
 }
 
-// offsets of terms (channel, df, dt) within the scratch
-static std::vector<int> term_offsets(const int* terms, int n, const Shape& s) {
-    std::vector<int> offsets(n);
-    for (int i = 0; i < n; i++, terms += 3)
-        offsets[i] = terms[0] * s.plane() + (terms[1] + s.f_halo) * s.width() + terms[2] + s.t_halo;
+// scratch: (channels, GROUPS, POINTS, x.width())
+template <bool W> static void load_tile(const Tensor& x, const Tile& tile, float* scratch) {
+    using R = Rows<W>;
+    const auto matrix = [](int p, int n) { return R::FROM_IN[p][n]; };
+    for (int c = 0; c < x.channels; c++)
+        for (int g = 0; g < R::GROUPS; g++, scratch += R::POINTS * x.width())
+            load_points<R::IN, R::POINTS>(x, c, tile.f + g * R::OUT - R::HALO, tile, matrix, scratch);
+}
+
+template <bool W> static size_t scratch_size(const Tensor& x) {
+    return size_t(x.channels) * Rows<W>::GROUPS * Rows<W>::POINTS * x.width() + LANES;
+}
+
+// where the terms of a tile's first group start in its scratch
+template <bool W> static std::vector<int> term_offsets(const Plan& plan, const Tensor& x) {
+    std::vector<int> offsets(plan.begins[plan.blocks * Rows<W>::POINTS]);
+    const int* term = plan.terms;
+    for (int& offset : offsets) {
+        offset = (term[0] * Rows<W>::GROUPS * Rows<W>::POINTS + term[1]) * x.width() + term[2] + x.halo;
+        term += 3;
+    }
     return offsets;
 }
 
-// V vectors of O outputs: the sum over n terms
+// out (O, V vectors): the sum over n terms
 template <int O, int V>
-static void accumulate(const float* x, const int* offsets, const float* weights, int n, float* out, int stride) {
-    Vec acc[O][V] = {};
+static void add_terms(const float* x, const int* offsets, const float* weights, int n, float* out) {
+    Vec sum[O][V] = {};
     for (int i = 0; i < n; i++, weights += O)
         for (int v = 0; v < V; v++) {
-            const Vec in = *(const Vec*)(x + offsets[i] + v * LANES);
-            for (int o = 0; o < O; o++) acc[o][v] += weights[o] * in;
+            const Vec in = load(x + offsets[i] + v * LANES);
+            for (int o = 0; o < O; o++) sum[o][v] += weights[o] * in;
         }
     for (int o = 0; o < O; o++)
-        for (int v = 0; v < V; v++) *(Vec*)(out + o * stride + v * LANES) = acc[o][v];
+        for (int v = 0; v < V; v++) *(Vec*)(out + o * WIDTH + v * LANES) = sum[o][v];
 }
 
-template <int O>
-static void convolve(const float* x, float* out, const float* weights, const int* terms, const int* begins, int blocks, const Shape& s) {
-    const auto offsets = term_offsets(terms, begins[blocks], s);
-    constexpr int V = LANES == 16 ? 6 : 3;
+template <int O, bool W>
+static void convolve(const Tensor& x, const Tensor& out, const float* weights, const Plan& plan) {
+    using R = Rows<W>;
+    const auto offsets = term_offsets<W>(plan, x);
+    const auto tiles = tiles_of<W>(x);
 #pragma omp parallel
     {
-        std::vector<float> scratch(s.channels * s.plane() + LANES), line(O * s.width());
-        const int width = s.width();
+        std::vector<float> scratch(scratch_size<W>(x));
+        alignas(64) float points[R::POINTS][O][WIDTH], line[WIDTH];
 #pragma omp for schedule(dynamic)
-        for (int i = 0; i < s.tiles(); i++) {
-            const Tile tile = s.tile(i);
-            load_tile(x, s, tile, scratch.data());
-            for (int r = 0; r < tile.rows; r++)
-                for (int j = 0; j < blocks; j++) {
-                    const float* from = scratch.data() + r * width;
-                    const int* offset = offsets.data() + begins[j];
-                    const float* w = weights + size_t(begins[j]) * O;
-                    const int n = begins[j + 1] - begins[j];
-                    int t = 0;
-                    for (; t + V * LANES <= tile.frames; t += V * LANES)
-                        accumulate<O, V>(from + t, offset, w, n, line.data() + t, width);
-                    for (; t < tile.frames; t += LANES)
-                        accumulate<O, 1>(from + t, offset, w, n, line.data() + t, width);
+        for (size_t i = 0; i < tiles.size(); i++) {
+            const Tile tile = tiles[i];
+            load_tile<W>(x, tile, scratch.data());
+            for (int g = 0, f = tile.f; g < R::GROUPS && f < x.f; g++, f += R::OUT)
+                for (int j = 0; j < plan.blocks; j++) {
+                    const float* from = scratch.data() + g * R::POINTS * x.width();
+                    for (int p = 0; p < R::POINTS; p++) {
+                        const int begin = plan.begins[j * R::POINTS + p];
+                        const int n = plan.begins[j * R::POINTS + p + 1] - begin;
+                        const float* w = weights + begin * O;
+                        int t = 0;
+                        for (; t + VECTORS * LANES <= tile.frames; t += VECTORS * LANES)
+                            add_terms<O, VECTORS>(from + t, &offsets[begin], w, n, &points[p][0][t]);
+                        for (; t < tile.frames; t += LANES)
+                            add_terms<O, 1>(from + t, &offsets[begin], w, n, &points[p][0][t]);
+                    }
                     for (int o = 0; o < O; o++)
-                        std::memcpy(out + ((size_t(tile.b) * blocks * O + j * O + o) * s.f + tile.f + r) * s.t + tile.t,
-                                    line.data() + o * width, tile.frames * sizeof(float));
+#pragma GCC unroll 4
+                        for (int r = 0; r < R::OUT; r++) {
+                            if (f + r >= x.f) break;
+                            for (int t = 0; t < tile.frames; t += LANES) {
+                                Vec sum = {};
+#pragma GCC unroll 6
+                                for (int p = 0; p < R::POINTS; p++)
+                                    if (R::TO_OUT[r][p] != 0) sum += R::TO_OUT[r][p] * *(const Vec*)&points[p][o][t];
+                                *(Vec*)(line + t) = sum;
+                            }
+                            std::memcpy(out.row(tile.b, j * O + o, f + r) + tile.t, line, tile.frames * 4);
+                        }
                 }
         }
     }
 }
 
-// add the products of N terms with O gradients, summed over a tile, to sums (N, O)
+// Add to sums (N, O) the products of N terms with O gradients over a tile; *_step is from one group of rows to the next.
 template <int O, int N>
-static void correlate(const float* x, const int* offsets, const float* g, int rows, int frames, int width, int g_width, int g_plane, float* sums) {
-    Vec acc[N][O] = {};
-    for (int r = 0; r < rows; r++)
+static void correlate(const float* x, const int* offsets, int x_step, const float* gradient, int gradient_step,
+                      int groups, int frames, float* sums) {
+    Vec sum[N][O] = {};
+    for (int g = 0; g < groups; g++, x += x_step, gradient += gradient_step)
         for (int t = 0; t < frames; t += LANES) {
-            Vec grad[O];
-            for (int o = 0; o < O; o++) grad[o] = *(const Vec*)(g + o * g_plane + r * g_width + t);
+            Vec factors[O];
+            for (int o = 0; o < O; o++) factors[o] = load(gradient + o * groups * gradient_step + t);
             for (int n = 0; n < N; n++) {
-                const Vec in = *(const Vec*)(x + offsets[n] + r * width + t);
-                for (int o = 0; o < O; o++) acc[n][o] += grad[o] * in;
+                const Vec in = load(x + offsets[n] + t);
+                for (int o = 0; o < O; o++) sum[n][o] += factors[o] * in;
             }
         }
     for (int n = 0; n < N; n++)
         for (int o = 0; o < O; o++)
-            for (int l = 0; l < LANES; l++) sums[n * O + o] += acc[n][o][l];
+            for (int lane = 0; lane < LANES; lane++) sums[n * O + o] += sum[n][o][lane];
 }
 
-template <int O>
-static void weight_gradient(const float* x, const float* g, float* gradient, const int* terms, const int* begins, int blocks, const Shape& s) {
-    const auto offsets = term_offsets(terms, begins[blocks], s);
-    const Shape gs{s.b, blocks * O, s.f, s.t, 0, 0};
-    const int total = begins[blocks] * O;
+template <int O, bool W>
+static void weight_gradient(const Tensor& x, const Tensor& gradient, float* out, const Plan& plan) {
+    using R = Rows<W>;
+    const auto offsets = term_offsets<W>(plan, x);
+    const auto tiles = tiles_of<W>(x);
+    const auto matrix = [](int p, int n) { return R::TO_OUT[n][p]; };
+    constexpr int STEP = R::POINTS * WIDTH;
 #pragma omp parallel
     {
-        std::vector<float> scratch(s.channels * s.plane() + LANES), g_scratch(gs.channels * gs.plane()), sums(total);
+        std::vector<float> scratch(scratch_size<W>(x)), factors(O * R::GROUPS * STEP), sums(offsets.size() * O);
 #pragma omp for schedule(dynamic)
-        for (int i = 0; i < s.tiles(); i++) {
-            const Tile tile = s.tile(i);
-            load_tile(x, s, tile, scratch.data());
-            load_tile(g, gs, tile, g_scratch.data());
-            for (int j = 0; j < blocks; j++) {
-                const float* grad = g_scratch.data() + size_t(j) * O * gs.plane();
-                int k = begins[j];
-                for (; k + 5 <= begins[j + 1]; k += 5)
-                    correlate<O, 5>(scratch.data(), &offsets[k], grad, tile.rows, tile.frames, s.width(), gs.width(), gs.plane(), &sums[k * O]);
-                for (; k < begins[j + 1]; k++)
-                    correlate<O, 1>(scratch.data(), &offsets[k], grad, tile.rows, tile.frames, s.width(), gs.width(), gs.plane(), &sums[k * O]);
+        for (size_t i = 0; i < tiles.size(); i++) {
+            const Tile tile = tiles[i];
+            load_tile<W>(x, tile, scratch.data());
+            for (int j = 0; j < plan.blocks; j++) {
+                for (int k = 0; k < O * R::GROUPS; k++)
+                    load_points<R::OUT, R::POINTS>(gradient, j * O + k / R::GROUPS,
+                                                   tile.f + k % R::GROUPS * R::OUT, tile, matrix, &factors[k * STEP]);
+                for (int p = 0; p < R::POINTS; p++) {
+                    const auto add = [&](auto kernel, int k) {
+                        kernel(scratch.data(), &offsets[k], R::POINTS * x.width(), &factors[p * WIDTH], STEP, R::GROUPS,
+                               tile.frames, &sums[k * O]);
+                    };
+                    int k = plan.begins[j * R::POINTS + p];
+                    const int end = plan.begins[j * R::POINTS + p + 1];
+                    for (; k + 5 <= end; k += 5) add(correlate<O, 5>, k);
+                    for (; k < end; k++) add(correlate<O, 1>, k);
+                }
             }
         }
 #pragma omp critical
-        for (int i = 0; i < total; i++) gradient[i] += sums[i];
+        for (size_t i = 0; i < sums.size(); i++) out[i] += sums[i];
     }
 }
 
-extern "C" void sparse_conv(const float* x, float* out, const float* weights, const int* terms, const int* begins, int blocks, int outputs, const Shape* s) {
-    if (outputs == 4) convolve<4>(x, out, weights, terms, begins, blocks, *s);
-    if (outputs == 3) convolve<3>(x, out, weights, terms, begins, blocks, *s);
+#define DISPATCH(function, ...)                                        \
+    if (winograd && outputs == 4) function<4, true>(__VA_ARGS__);      \
+    else if (winograd && outputs == 2) function<2, true>(__VA_ARGS__); \
+    else if (outputs == 4) function<4, false>(__VA_ARGS__);            \
+    else if (outputs == 3) function<3, false>(__VA_ARGS__);
+
+extern "C" {
+void sparse_conv(const Tensor* x, const Tensor* out, const float* weights, const Plan* plan, int outputs, int winograd) {
+    DISPATCH(convolve, *x, *out, weights, *plan)
 }
-extern "C" void sparse_conv_weight_gradient(const float* x, const float* g, float* gradient, const int* terms, const int* begins, int blocks, int outputs, const Shape* s) {
-    if (outputs == 4) weight_gradient<4>(x, g, gradient, terms, begins, blocks, *s);
-    if (outputs == 3) weight_gradient<3>(x, g, gradient, terms, begins, blocks, *s);
+void sparse_conv_weight_gradient(const Tensor* x, const Tensor* gradient, float* out, const Plan* plan, int outputs,
+                                 int winograd) {
+    DISPATCH(weight_gradient, *x, *gradient, out, *plan)
+}
 }

@@ -1,4 +1,4 @@
-"""Several small dilated convolutions of one input at once, computed by ``sparse_conv.cpp``."""
+"""Several small convolutions of one input at once, dilated in time, computed by ``sparse_conv.cpp``."""
 
 import ctypes
 from collections.abc import Sequence
@@ -11,33 +11,44 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ov_piano.model.native import library
+from ov_piano.model.winograd import WEIGHT as ROWS_TO_POINTS
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-OUTPUTS = (3, 4)  # channels of one convolution that the source has been written for
 
 
 class Branch(NamedTuple):
-    """A convolution's odd kernel size and its dilation, each (f, t)."""
+    """A convolution's kernel size, 1 or 3 rows and an odd number of frames, and its dilation in time."""
 
-    kernel: tuple[int, int]
-    dilation: tuple[int, int]
+    rows: int
+    frames: int
+    dilation: int = 1
 
-    def taps(self) -> list[tuple[int, int]]:
-        """The shifts (df, dt) that the kernel reads, in the order of its weights."""
-        (kf, kt), (df, dt) = self.kernel, self.dilation
-        return [((i - kf // 2) * df, (j - kt // 2) * dt) for i in range(kf) for j in range(kt)]
+    def shifts(self) -> list[int]:
+        """The frames that the kernel reads, in the order of its weights."""
+        return [(i - self.frames // 2) * self.dilation for i in range(self.frames)]
+
+    def to_points(self, winograd: bool) -> Tensor:
+        """(points, rows): each point's weights as a combination of the kernel's rows."""
+        if not winograd:
+            return torch.ones(1, 1)
+        return ROWS_TO_POINTS if self.rows == 3 else ROWS_TO_POINTS[:, 1:2]
+
+    def points(self, winograd: bool) -> list[int]:
+        """The points that have weights."""
+        return self.to_points(winograd).any(dim=1).nonzero().flatten().tolist()
 
 
-class _Shape(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int) for name in ("b", "channels", "f", "t", "f_halo", "t_halo")]
+POINTWISE = Branch(1, 1)
 
 
-class _Terms(NamedTuple):
-    """The tables that ``sparse_conv.cpp`` describes."""
+class Plan(NamedTuple):
+    """Tables of terms as ``sparse_conv.cpp`` describes them."""
 
-    terms: Tensor  # (n, 3) int32: channel, df, dt
-    begins: Tensor  # (blocks + 1,) int32
-    halo: tuple[int, int]
+    terms: Tensor  # (n, 3) int32: channel, point, shift
+    begins: Tensor  # (blocks * points + 1,) int32
+    blocks: int
+    halo: int  # the largest shift
+    winograd: bool
 
 
 def available() -> bool:
@@ -49,8 +60,7 @@ def sparse_conv(x: Tensor, branches: Sequence[Branch], weights: Sequence[Tensor]
     """The concatenated outputs of convolutions of ``x`` without bias that keep its size.
 
     :param x: (b, c_in, f, t) float32 on the CPU
-    :param weights: one a branch, (c, c_in, *kernel) with the same c for all, 3 or 4; c divides c_in if
-        gradients are wanted
+    :param weights: one a branch, (c, c_in, rows, frames) with the same c for all, 3 or 4
     :returns: (b, branches * c, f, t)
     """
     return _SparseConv.apply(x, tuple(branches), *weights)
@@ -58,75 +68,147 @@ def sparse_conv(x: Tensor, branches: Sequence[Branch], weights: Sequence[Tensor]
 
 class _SparseConv(Function):
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx, x, branches, *weights):
         ctx.branches = branches
         ctx.save_for_backward(x, *weights)
-        terms = _forward_terms(x.shape[1], branches)
-        packed = torch.cat([w.permute(1, 2, 3, 0).reshape(-1, w.shape[0]) for w in weights])
-        return _convolve(x, terms, packed)
+        return convolve(x, forward_plan(x.shape[1], branches), forward_weights(branches, weights))
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, gradient):
         x, *weights = ctx.saved_tensors
-        outputs, inputs = weights[0].shape[:2]
-        packed = torch.cat([w.permute(0, 2, 3, 1).reshape(-1, inputs) for w in weights])
-        packed = packed.reshape(-1, inputs // outputs, outputs).transpose(0, 1)
-        x_gradient = _convolve(gradient, _backward_terms(inputs, outputs, ctx.branches), packed)
-        packed_gradient = _correlate(x, gradient, _forward_terms(inputs, ctx.branches), outputs)
-        pieces = packed_gradient.split([w[0].numel() for w in weights])
-        weight_gradients = [
-            piece.reshape(*w.shape[1:], outputs).permute(3, 0, 1, 2) for piece, w in zip(pieces, weights, strict=True)
-        ]
-        return x_gradient, None, *weight_gradients
+        c, c_in = weights[0].shape[:2]
+        plan = backward_plan(c_in, c, ctx.branches)
+        x_gradient = convolve(gradient, plan, backward_weights(ctx.branches, weights))
+        sums = correlate(x, gradient, forward_plan(c_in, ctx.branches), c)
+        return x_gradient, None, *unpack(sums, ctx.branches, weights)
+
+
+def is_winograd(branches: Sequence[Branch]) -> bool:
+    """Whether four rows are computed at once from six points."""
+    return any(branch.rows == 3 for branch in branches)
 
 
 @cache
-def _forward_terms(inputs: int, branches: tuple[Branch, ...]) -> _Terms:
-    """One block a branch; the terms of its output are its inputs x taps."""
-    blocks = [[(channel, *tap) for channel in range(inputs) for tap in branch.taps()] for branch in branches]
-    return _terms(blocks)
-
-
-@cache
-def _backward_terms(inputs: int, outputs: int, branches: tuple[Branch, ...]) -> _Terms:
-    """One block for each ``outputs`` inputs; its terms are all branches' outputs x taps, mirrored."""
-    block = [
-        (outputs * i + o, -df, -dt)
-        for i, branch in enumerate(branches)
-        for o in range(outputs)
-        for df, dt in branch.taps()
+def forward_plan(c_in: int, branches: tuple[Branch, ...]) -> Plan:
+    """One block a branch; the terms of its outputs are its inputs x shifts."""
+    winograd = is_winograd(branches)
+    sums = [
+        [(c, point, shift) for c in range(c_in) for shift in branch.shifts()]
+        if point in branch.points(winograd)
+        else []
+        for branch in branches
+        for point in range(6 if winograd else 1)
     ]
-    return _terms([block] * (inputs // outputs))
+    return _plan(sums, len(branches), winograd)
 
 
-def _terms(blocks: list[list[tuple[int, int, int]]]) -> _Terms:
-    terms = torch.tensor([term for block in blocks for term in block], dtype=torch.int32)
-    begins = torch.tensor([0, *(len(block) for block in blocks)]).cumsum(0).to(torch.int32)
-    _, f_halo, t_halo = terms.abs().amax(dim=0).tolist()
-    return _Terms(terms, begins, (f_halo, t_halo))
+@cache
+def backward_plan(c_in: int, c: int, branches: tuple[Branch, ...]) -> Plan:
+    """A few inputs are a block; its terms are all branches' outputs x shifts, mirrored."""
+    winograd = is_winograd(branches)
+    sums = [
+        [
+            (c * i + o, point, -shift)
+            for i, branch in enumerate(branches)
+            if point in branch.points(winograd)
+            for o in range(c)
+            for shift in branch.shifts()
+        ]
+        for point in range(6 if winograd else 1)
+    ]
+    blocks = c_in // _block(c_in)
+    return _plan(sums * blocks, blocks, winograd)
 
 
-def _convolve(x: Tensor, terms: _Terms, weights: Tensor) -> Tensor:
+def _block(c_in: int) -> int:
+    return next(size for size in (4, 3, 2) if c_in % size == 0)
+
+
+def _plan(sums: list[list[tuple[int, int, int]]], blocks: int, winograd: bool) -> Plan:
+    terms = torch.tensor([term for terms in sums for term in terms], dtype=torch.int32)
+    begins = torch.tensor([0, *(len(terms) for terms in sums)]).cumsum(0).to(torch.int32)
+    return Plan(terms, begins, blocks, int(terms[:, 2].abs().max()), winograd)
+
+
+def forward_weights(branches: Sequence[Branch], weights: Sequence[Tensor]) -> Tensor:
+    """(terms, c) for :func:`forward_plan`."""
+    winograd = is_winograd(branches)
+    return torch.cat(
+        [
+            torch.einsum("pr,oirt->pito", branch.to_points(winograd)[branch.points(winograd)], weight).flatten(0, 2)
+            for branch, weight in zip(branches, weights, strict=True)
+        ]
+    )
+
+
+def unpack(sums: Tensor, branches: Sequence[Branch], weights: Sequence[Tensor]) -> list[Tensor]:
+    """The transpose of :func:`forward_weights`: gradients of its result -> gradients of the weights."""
+    winograd = is_winograd(branches)
+    gradients, begin = [], 0
+    for branch, weight in zip(branches, weights, strict=True):
+        c, c_in, _, frames = weight.shape
+        to_points = branch.to_points(winograd)[branch.points(winograd)]
+        end = begin + len(to_points) * c_in * frames
+        piece = sums[begin:end].reshape(len(to_points), c_in, frames, c)
+        gradients.append(torch.einsum("pr,pito->oirt", to_points, piece))
+        begin = end
+    return gradients
+
+
+def backward_weights(branches: Sequence[Branch], weights: Sequence[Tensor]) -> Tensor:
+    """(blocks, terms of a block, inputs of a block) for :func:`backward_plan`."""
+    winograd = is_winograd(branches)
+    c_in = weights[0].shape[1]
+    transformed = [
+        torch.einsum("pr,oirt->poti", branch.to_points(winograd), weight.flip(2)).flatten(1, 2)
+        for branch, weight in zip(branches, weights, strict=True)
+    ]
+    rows = torch.cat(
+        [
+            weight[point]
+            for point in range(6 if winograd else 1)
+            for branch, weight in zip(branches, transformed, strict=True)
+            if point in branch.points(winograd)
+        ]
+    )  # (terms, c_in)
+    return rows.unflatten(1, (-1, _block(c_in))).transpose(0, 1)
+
+
+class _Tensor(ctypes.Structure):
+    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int) for name in ("b", "channels", "f", "t", "halo"))]
+
+
+class _Plan(ctypes.Structure):
+    _fields_ = [("terms", ctypes.c_void_p), ("begins", ctypes.c_void_p), ("blocks", ctypes.c_int)]
+
+
+def convolve(x: Tensor, plan: Plan, weights: Tensor) -> Tensor:
+    """``plan`` carried out with ``weights`` (..., channels of a block): (b, c_in, f, t) -> (b, c_out, f, t)."""
     x, weights = x.contiguous(), weights.contiguous()
-    b, c, f, t = x.shape
-    blocks, outputs = len(terms.begins) - 1, weights.shape[-1]
-    out = x.new_empty(b, blocks * outputs, f, t)
-    shape = _Shape(b, c, f, t, *terms.halo)
-    tensors = (x, out, weights, terms.terms, terms.begins)
-    library(SOURCE).sparse_conv(*map(_pointer, tensors), blocks, outputs, ctypes.byref(shape))
+    outputs = weights.shape[-1]
+    out = x.new_empty(x.shape[0], plan.blocks * outputs, *x.shape[2:])
+    library(SOURCE).sparse_conv(*_tensors(plan, x, out), _pointer(weights), *_rest(plan, outputs))
     return out
 
 
-def _correlate(x: Tensor, gradient: Tensor, terms: _Terms, outputs: int) -> Tensor:
-    """The gradient of the weights, (n terms, outputs)."""
+def correlate(x: Tensor, gradient: Tensor, plan: Plan, outputs: int) -> Tensor:
+    """The gradient of the weights, (terms, outputs)."""
     x, gradient = x.contiguous(), gradient.contiguous()
-    b, c, f, t = x.shape
-    sums = x.new_zeros(len(terms.terms), outputs)
-    shape = _Shape(b, c, f, t, *terms.halo)
-    tensors = (x, gradient, sums, terms.terms, terms.begins)
-    blocks = len(terms.begins) - 1
-    library(SOURCE).sparse_conv_weight_gradient(*map(_pointer, tensors), blocks, outputs, ctypes.byref(shape))
+    sums = x.new_zeros(len(plan.terms), outputs)
+    library(SOURCE).sparse_conv_weight_gradient(*_tensors(plan, x, gradient), _pointer(sums), *_rest(plan, outputs))
     return sums
+
+
+def _tensors(plan: Plan, x: Tensor, y: Tensor) -> list:
+    halos = (plan.halo, 0)
+    return [ctypes.byref(_Tensor(z.data_ptr(), *z.shape, halo)) for z, halo in zip((x, y), halos, strict=True)]
+
+
+def _rest(plan: Plan, outputs: int) -> tuple:
+    tables = _Plan(plan.terms.data_ptr(), plan.begins.data_ptr(), plan.blocks)
+    return ctypes.byref(tables), outputs, int(plan.winograd)
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:

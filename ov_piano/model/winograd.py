@@ -45,6 +45,7 @@ def time_conv(x: Tensor, transformed: Tensor) -> Tensor:
 
 class _TimeConv(Function):
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx, x, transformed):
         t = x.shape[2]
         inputs = _combine(INPUT, _tiles(x))  # (6, c_in, b * tiles)
@@ -54,6 +55,7 @@ class _TimeConv(Function):
         return outputs.reshape(TILE, len(outputs[0]), len(x), -1).permute(2, 1, 3, 0).flatten(2)[:, :, :t]
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, gradient):
         inputs, transformed = ctx.saved_tensors
         b, _, t = ctx.shape
