@@ -32,6 +32,7 @@ from ov_piano.log import RunLog, timestamp
 from ov_piano.model.fast_training import fast_forward
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
+from ov_piano.plots.learning_curve import LearningCurve
 from ov_piano.training.batch_norm import reestimate_statistics
 from ov_piano.training.breakpoint import BreakpointFile
 from ov_piano.training.cross_validation import CrossValidation, in_words, summary
@@ -190,7 +191,11 @@ def snapshot_path(conf: ConfDef, step: int, onset_f1: float | None = None) -> Pa
 
 def main(conf: ConfDef) -> None:
     """Train to the end of the last epoch, MAX_STEPS, or Ctrl-C, which saves the state first."""
-    with RunLog(conf.OUTPUT_DIR, timestamp()) as log, StopRequest() as stop:
+    with (
+        RunLog(conf.OUTPUT_DIR, timestamp()) as log,
+        StopRequest() as stop,
+        LearningCurve(conf.OUTPUT_DIR, log.writer) as curve,
+    ):
         log.note(to_yaml(conf))
         device = select_device(conf.DEVICE)
         pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
@@ -206,6 +211,7 @@ def main(conf: ConfDef) -> None:
             scores = summary(cross_validation(model.infer))
             secs = time.perf_counter() - started
             log.record(step=training.step, xv=scores, xv_secs=secs)
+            curve.refresh()
             log.info("step %d, cross-validation in %.0f s: %s", training.step, secs, in_words(scores))
             save(model, scores["F1"])
 

@@ -1,0 +1,65 @@
+"""What the pictures have in common: colours, note and frequency axes, and how a picture is made and saved.
+
+Colours are those of Okabe and Ito ("Color Universal Design", 2008), which people with any common
+colour vision tell apart; where lines or marks could be confused they differ in form as well.
+"""
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ov_piano.atomic import written_whole
+from ov_piano.constants import HIGHEST_NOTE, LOWEST_NOTE
+
+BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"
+DARK, LIGHT = "0.25", "0.88"
+TICKS_HZ = (200, 500, 1000, 2000, 4000, 8000)
+
+log = logging.getLogger(__name__)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches that needs no display and no global state."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: str | Path, dpi: int = 100) -> None:
+    """Write ``figure`` as PNG; ``path`` is complete or as it was before."""
+    with written_whole(path) as partial:
+        figure.savefig(partial, dpi=dpi)
+
+
+@contextmanager
+def optional(what: str) -> Iterator[None]:
+    """A block whose errors become a warning: no picture is worth a training or an evaluation."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("%s not drawn: %s: %s", what, type(error).__name__, error)
+
+
+def set_note_axis(axes: Axes, lowest: int = LOWEST_NOTE, highest: int = HIGHEST_NOTE) -> None:
+    """MIDI notes on the y axis, the Cs named (C4 is note 60)."""
+    cs = [note for note in range(0, 128, 12) if lowest <= note <= highest]
+    axes.set_yticks(cs, [f"C{note // 12 - 1}" for note in cs])
+    axes.set_ylim(lowest - 0.5, highest + 0.5)
+    axes.set_ylabel("note")
+
+
+def set_mel_axis(axes: Axes) -> None:
+    """Names in Hz for a y axis in `mel`."""
+    axes.set_yticks([mel(hz) for hz in TICKS_HZ], [f"{hz}" for hz in TICKS_HZ])
+    axes.set_ylabel("frequency (Hz)")
+
+
+def mel(hz: float) -> float:
+    """HTK mel scale, as the log-mel's."""
+    return 2595 * math.log10(1 + hz / 700)
