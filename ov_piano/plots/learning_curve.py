@@ -161,6 +161,7 @@ def _draw_scores(axes: Axes, scores: dict[str, np.ndarray]) -> None:
         axes.set_ylim(0, 1)
         axes.text(0.5, 0.5, "no cross-validation yet", transform=axes.transAxes, ha="center", color=DARK)
         return
+    size = 4 if len(scores["step"]) <= MOST_MARKERS else 0
     for name, what, colour, style in (
         ("F1", "onsets", BLUE, "o-"),
         ("F1_velocities", "+ velocities", VERMILION, "s--"),
