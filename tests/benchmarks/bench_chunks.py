@@ -9,7 +9,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from paired import paired
 from tqdm import tqdm
 
 from ov_piano.constants import FRAME_SECS, KEY_ROWS, MELS, ROLL_ROWS, TOP_DB
@@ -18,6 +17,7 @@ from ov_piano.data.frame_cache import open_frame_cache
 from ov_piano.data.hdf5 import MelName, RollName, StorePair, StoreWriter, open_pair
 from ov_piano.data.loader import training_loader
 from ov_piano.data.maestro import MaestroMetadata
+from tests.benchmarks.paired import paired
 
 LENGTH, STRIDE, BLOCK = 208, 42, 333  # frames
 RECORDINGS, RECORDING_FRAMES = 80, 25_000  # 10 min each: 2.0 GB of float32
