@@ -82,7 +82,11 @@ class Transcriber:
         point = read_operating_point(self.snapshot)
         if point is None and None in (threshold, shift):
             point = PUBLISHED
-            log.warning("no operating point beside %s: taking the published %s", self.snapshot, tuple(point))
+            log.warning(
+                "no operating point beside %s: where none is given, the published threshold %g and shift %g s are taken",
+                self.snapshot,
+                *point,
+            )
         self.threshold = point.threshold if threshold is None else threshold
         self.shift = point.shift if shift is None else shift
 
