@@ -83,7 +83,7 @@ class Transcriber:
         if point is None and None in (threshold, shift):
             point = PUBLISHED
             log.warning(
-                "no operating point beside %s: where none is given, the published threshold %g and shift %g s are taken",
+                "no operating point beside %s: unless given, the published threshold %g and shift %g s stand in",
                 self.snapshot,
                 *point,
             )
