@@ -1,9 +1,6 @@
 """From recordings to event tables, and script 2 as a user runs it."""
 
-import importlib.util
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +9,13 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from scripts import load_script, run_script
 
 from ov_piano.cli import run
 from ov_piano.constants import FRAME_SECS, KEY_ROWS, KEYS, MELS, ROLL_ROWS
+from ov_piano.data import maestro, maps
 from ov_piano.data.hdf5 import MelName, RollName, StoreWriter
-from ov_piano.data.maestro import load_recordings
+from ov_piano.data.recording import Recording
 from ov_piano.errors import InputError
 from ov_piano.evaluation.evaluate import transcribe_dataset
 from ov_piano.evaluation.ground_truth import load_ground_truth
@@ -26,7 +25,7 @@ from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import save_snapshot
 from ov_piano.transcription.decoder import Decoder
 
-SCRIPT = Path(__file__).parents[1] / "2_eval_onsets_velocities.py"
+SCRIPT = "2_eval_onsets_velocities.py"
 
 
 class Recordings(list):
@@ -82,15 +81,13 @@ def test_a_model_that_finds_an_onset_in_every_other_frame():
     assert score(reference, as_notes(events)).onsets.recall == 1
 
 
-@pytest.fixture(scope="module")
-def maestro_case(toy_maestro, tmp_path_factory) -> dict[str, str]:
-    """Settings that make script 2 run on the toy MAESTRO, with random weights and log-mels that show the onsets."""
-    folder = tmp_path_factory.mktemp("case")
-    mel_path = folder / str(MelName("MAESTROv3", 16000, 2048, 384, MELS, 50, 8000))
-    roll_path = folder / str(RollName("MAESTROv3", FRAME_SECS, True))
+def write_case(folder: Path, dataset: str, recordings: list[Recording]) -> dict[str, str]:
+    """A pair of stores whose log-mels show the onsets, and random weights: settings for script 2."""
+    mel_path = folder / str(MelName(dataset, 16000, 2048, 384, MELS, 50, 8000))
+    roll_path = folder / str(RollName(dataset, FRAME_SECS, True))
     rng = np.random.default_rng(0)
     with StoreWriter(mel_path, MELS, 333) as mels, StoreWriter(roll_path, ROLL_ROWS, 333) as rolls:
-        for recording in load_recordings(toy_maestro, 3):
+        for recording in recordings:
             roll = np.zeros((ROLL_ROWS, 250), np.float32)
             for onset, _, note, velocity in load_ground_truth(recording.midi_path):
                 roll[int(note), int(onset / FRAME_SECS)] = velocity
@@ -98,30 +95,23 @@ def maestro_case(toy_maestro, tmp_path_factory) -> dict[str, str]:
             mel[:KEYS] += 40 * (roll[KEY_ROWS] > 0)
             mels.append(mel, recording.metadata)
             rolls.append(roll, recording.metadata)
+    snapshot_path = folder / "Random(1)step=0_f1=0.0000.torch"
     torch.manual_seed(0)
-    save_snapshot(OnsetVelocityNet(), folder / "Random(1)step=0_f1=0.0000.torch")
-    return {
-        "DEVICE": "cpu",
-        "MAESTRO_PATH": str(toy_maestro),
-        "HDF5_MEL_PATH": str(mel_path),
-        "HDF5_ROLL_PATH": str(roll_path),
-        "SNAPSHOT_INPATH": str(folder / "Random(1)step=0_f1=0.0000.torch"),
-        "WORKERS": "1",
-    }
+    save_snapshot(OnsetVelocityNet(), snapshot_path)
+    paths = {"HDF5_MEL_PATH": mel_path, "HDF5_ROLL_PATH": roll_path, "SNAPSHOT_INPATH": snapshot_path}
+    return {"DEVICE": "cpu", "WORKERS": "1"} | {key: str(path) for key, path in paths.items()}
 
 
-def load_script():
-    """Script 2 as a module."""
-    spec = importlib.util.spec_from_file_location("script_2", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    sys.modules["script_2"] = script  # where dataclasses look annotations up
-    spec.loader.exec_module(script)
-    return script
+@pytest.fixture(scope="module")
+def maestro_case(toy_maestro, tmp_path_factory) -> dict[str, str]:
+    """Settings that make script 2 run on the toy MAESTRO."""
+    case = write_case(tmp_path_factory.mktemp("case"), "MAESTROv3", maestro.load_recordings(toy_maestro, 3))
+    return case | {"MAESTRO_PATH": str(toy_maestro)}
 
 
 def refusal(settings: dict[str, str], capsys: pytest.CaptureFixture) -> str:
     """Run the script in this process; the one line with which it ends, at status 2."""
-    script = load_script()
+    script = load_script(SCRIPT)
     with pytest.raises(SystemExit) as ended:
         run(script.main, script.ConfDef, [f"{key}={value}" for key, value in settings.items()])
     assert ended.value.code == 2
@@ -132,7 +122,7 @@ def refusal(settings: dict[str, str], capsys: pytest.CaptureFixture) -> str:
 def test_script_searches_tests_and_writes_what_it_prints(maestro_case, tmp_path):
     search = {"SEARCH_THRESHOLDS": "[0.35,0.3,0.4]", "SEARCH_SHIFTS": "[0,-0.01]", "XV_TAKE_ONE_EVERY": "2"}
     args = [f"{key}={value}" for key, value in (maestro_case | search).items()]
-    done = subprocess.run([sys.executable, SCRIPT, *args], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = run_script(SCRIPT, *args, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "out" / "eval").iterdir()
     assert f"Written to out/eval/{folder.name}" in done.stdout
@@ -145,7 +135,9 @@ def test_script_searches_tests_and_writes_what_it_prints(maestro_case, tmp_path)
     assert config["SEARCH_SHIFTS"] == [0, -0.01]
     assert config["commit"]
 
-    references = {r.name: load_ground_truth(r.midi_path) for r in load_recordings(maestro_case["MAESTRO_PATH"], 3)}
+    references = {
+        r.name: load_ground_truth(r.midi_path) for r in maestro.load_recordings(maestro_case["MAESTRO_PATH"], 3)
+    }
     label = f"AVERAGES (t={best['threshold']:g}, s={best['shift']:g})"
     for measure, name in enumerate(("onsets", "onsets_velocities")):
         table = pd.read_csv(folder / f"{name}.csv")
@@ -162,14 +154,19 @@ def test_script_searches_tests_and_writes_what_it_prints(maestro_case, tmp_path)
             assert re.search(printed, done.stdout.split(f"\n{name.upper().replace('_', '+')}\n")[1])
 
 
-def test_script_with_one_threshold_and_shift_leaves_validation_out(maestro_case, tmp_path, capsys):
-    script = load_script()
-    settings = maestro_case | {"OUTPUT_DIR": str(tmp_path), "SEARCH_THRESHOLDS": "[0.3]"}
+def test_script_on_maps_with_one_threshold_and_shift(toy_maps, tmp_path, capsys):
+    """Known by the files' names; tested on the Disklaviers. Nothing to search, so validation is left out."""
+    case = write_case(tmp_path, "MAPS", maps.load_recordings(toy_maps))
+    settings = case | {"MAPS_PATH": str(toy_maps), "OUTPUT_DIR": str(tmp_path / "out"), "SEARCH_THRESHOLDS": "[0.3]"}
+    script = load_script(SCRIPT)
     run(script.main, script.ConfDef, [f"{key}={value}" for key, value in settings.items()])
     assert "no search on validation" in capsys.readouterr().out
-    (folder,) = (tmp_path / "eval").iterdir()
+    (folder,) = (tmp_path / "out" / "eval").iterdir()
     assert pd.read_csv(folder / "search.csv").to_dict("records") == [{"threshold": 0.3, "shift": -0.01}]
-    assert len(pd.read_csv(folder / "analysis.csv")) == 3
+    names = ["MAPS_MUS-mz_331_2_ENSTDkCl", "MAPS_MUS-scn15_7_ENSTDkAm"]
+    for table in ("onsets", "onsets_velocities", "analysis"):
+        assert sorted(pd.read_csv(folder / f"{table}.csv")["Filename"][:-1]) == names
+    assert sorted(path.stem for path in (folder / "events").iterdir()) == names
 
 
 @pytest.mark.parametrize(
@@ -207,6 +204,6 @@ def test_script_needs_test_recordings(toy_maestro, maestro_case, tmp_path, capsy
     ):
         paths[key] = str(tmp_path / str(name))
         with StoreWriter(paths[key], height, 333) as store:
-            for recording in load_recordings(toy_maestro, 3, splits=["train"]):
+            for recording in maestro.load_recordings(toy_maestro, 3, splits=["train"]):
                 store.append(np.zeros((height, 10), np.float32), recording.metadata)
     assert "holds no test recordings (of 4 in all)" in refusal(maestro_case | paths, capsys)

@@ -56,6 +56,18 @@ def test_a_table_without_names_is_printed_without_row_numbers():
     ]
 
 
+def test_counts_stay_whole():
+    table = pd.DataFrame({"notes": [3, 4, 4], "F1": [0.0, 0.5, 1.0]}, index=pd.Index(["a", "b", "c"], name="Filename"))
+    assert format_table("ANALYSIS", with_averages(table, 0.5, 0.0)).splitlines() == [
+        "ANALYSIS",
+        "Filename               notes       F1",
+        "a                          3 0.000000",
+        "b                          4 0.500000",
+        "c                          4 1.000000",
+        "AVERAGES (t=0.5, s=0)      4 0.500000",
+    ]
+
+
 def test_csv_files(scores, tmp_path):
     found = pd.DataFrame({"threshold": [0.7], "shift": [-0.01]})
     write_tables(tmp_path, onsets=with_averages(onset_table(scores), 0.77, -0.01), search=found)

@@ -36,8 +36,10 @@ def complete_folder(path: Path) -> Iterator[Path]:
 
 
 def with_averages(table: pd.DataFrame, threshold: float, shift: float) -> pd.DataFrame:
-    """``table``, a row a recording, and a last row with each column's mean."""
+    """``table``, a row a recording, and a last row with each column's mean (rounded where it holds counts)."""
     averages = pd.DataFrame([table.mean()], index=[f"AVERAGES (t={threshold:g}, s={shift:g})"])
+    for column in table.select_dtypes("integer"):
+        averages[column] = averages[column].round().astype(int)
     return pd.concat([table, averages]).rename_axis(table.index.name)
 
 
