@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from scripts import load_script, run_script
 
 from ov_piano.cli import run
 from ov_piano.constants import FRAME_SECS, KEY_ROWS, KEYS, MELS, ROLL_ROWS
@@ -24,6 +23,7 @@ from ov_piano.evaluation.search import as_notes
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import save_snapshot
 from ov_piano.transcription.decoder import Decoder
+from tests.scripts import load_script, run_script
 
 SCRIPT = "2_eval_onsets_velocities.py"
 
