@@ -184,7 +184,7 @@ class Store:
 
     def __init__(self, path: str | os.PathLike, height: int | None = None):
         self.path = Path(path)
-        self._file, self._pid = None, None
+        self._file, self._data, self._pid = None, None, None
         if not self.path.is_file():
             raise InputError(f"{path}: no such file")
         try:
@@ -199,14 +199,15 @@ class Store:
         return len(self.metadata)
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_file": None, "_pid": None}
+        return self.__dict__ | {"_file": None, "_data": None, "_pid": None}
 
     @property
     def data(self) -> h5py.Dataset:
         """The dataset (height, total frames), opened by the calling process."""
         if self._file is None or self._pid != os.getpid():  # an HDF5 handle must not cross a fork
             self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
-        return self._file["data"]
+            self._data = self._file["data"]  # kept: opening it anew reads its index anew
+        return self._data
 
     def read(self, begin: int, end: int) -> np.ndarray:
         """Frames ``begin`` to ``end`` of the whole file: (height, end - begin) float32."""
@@ -215,7 +216,7 @@ class Store:
     def close(self) -> None:
         if self._file is not None and self._pid == os.getpid():
             self._file.close()
-        self._file = None
+        self._file = self._data = None
 
 
 def _check_store(file: h5py.File, height: int | None) -> tuple[int, list[tuple], np.ndarray, np.ndarray]:
