@@ -8,6 +8,7 @@
 3. Transcribe and score the test recordings with the pair of best onset F1.
 4. Print the tables ONSETS, ONSETS+VELOCITIES and ANALYSIS, and write them, the search, the
    events and the configuration into OUTPUT_DIR/eval/TIMESTAMP.
+5. Draw the search, and the best, worst and median test recording against the truth.
 """
 
 from dataclasses import dataclass
@@ -38,12 +39,15 @@ from ov_piano.evaluation.report import (
     write_events,
     write_tables,
 )
-from ov_piano.evaluation.search import best_row, score_recordings, search
+from ov_piano.evaluation.search import as_notes, best_row, reaches, score_recordings, search
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot
+from ov_piano.plots.evaluation import draw_recordings, draw_search
+from ov_piano.plots.recording import Transcribed
+from ov_piano.plots.style import optional
 from ov_piano.training.state import git_commit
 from ov_piano.transcription.decoder import Decoder
-from ov_piano.transcription.strided import Infer
+from ov_piano.transcription.strided import Infer, chunk_frames, onset_velocity_maps
 
 FINITE = Check("one or more numbers", lambda xs: len(xs) > 0 and all(isfinite(x) for x in xs))
 
@@ -146,6 +150,24 @@ def tolerances(conf: ConfDef) -> dict[str, float]:
     return {"tolerance_secs": conf.TOLERANCE_SECS, "tolerance_vel": conf.TOLERANCE_VEL}
 
 
+def transcribed(conf: ConfDef, infer: Infer, recordings: Recordings, index: int, estimate: np.ndarray) -> Transcribed:
+    """All there is to draw of one recording; the network's maps, too large to keep, are computed again."""
+    logmel, _, _ = recordings.dataset[index]  # (mels, t)
+    pair = recordings.dataset.pair
+    sizes = chunk_frames(conf.INFERENCE_CHUNK_SIZE, conf.INFERENCE_CHUNK_OVERLAP, pair.frame_secs)
+    onset_probs, velocities = onset_velocity_maps(lambda x: infer(x.to(conf.DEVICE)), logmel, *sizes)
+    return Transcribed(
+        logmel.numpy(),
+        onset_probs.numpy(),
+        velocities.numpy(),
+        recordings.references[index],
+        estimate,
+        frame_secs=pair.frame_secs,
+        mel_range_hz=(pair.mel_name.fmin, pair.mel_name.fmax),
+        **tolerances(conf),
+    )
+
+
 def main(conf: ConfDef) -> None:
     """Search, test once, report."""
     pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
@@ -164,6 +186,14 @@ def main(conf: ConfDef) -> None:
         write_config(folder, to_yaml(conf), commit=git_commit(), threshold=threshold, shift=shift)
         write_tables(folder, **tables, search=found)
         write_events(folder, test.names, estimates, threshold, shift)
+
+        def at_point(index: int) -> Transcribed:
+            found_notes = as_notes(estimates[index][reaches(estimates[index], threshold)], shift)
+            return transcribed(conf, infer, test, index, found_notes)
+
+        with optional("pictures"):
+            draw_search(found, threshold, shift, folder / "search.png")
+            draw_recordings(folder / "pictures", scores, at_point, threshold, shift)
     print(f"Written to {path}")
 
 

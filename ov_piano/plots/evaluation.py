@@ -1,0 +1,93 @@
+"""Pictures of an evaluation: scores over thresholds and shifts, and the best, median and worst recording."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS
+from ov_piano.plots.recording import Transcribed, page_count, pages
+from ov_piano.plots.style import BLUE, DARK, GREEN, LIGHT, VERMILION, new_figure, save
+
+CURVES = (("precision", GREEN, "^:"), ("recall", VERMILION, "s--"), ("F1", BLUE, "o-"))
+AXIS_LABELS = {"threshold": "threshold (onset probability)", "shift": "shift added to onsets (s)"}
+WIDTH, HEIGHT = 11, 4.5  # inches, of a row of the search's picture
+
+
+def draw_search(found: pd.DataFrame, threshold: float, shift: float, path: Path) -> None:
+    """Save `search_figure`; no picture if a single point was searched."""
+    if figure := search_figure(found, threshold, shift):
+        save(figure, path)
+
+
+def search_figure(found: pd.DataFrame, threshold: float, shift: float) -> Figure | None:
+    """Precision, recall and F1 through the chosen point of a search, along each setting that took several values.
+
+    :param found: table as `search` gives it, with a row for ``threshold`` and ``shift`` (s)
+    """
+    varied = [name for name in ("threshold", "shift") if found[name].nunique() > 1]
+    if not varied:
+        return None
+    best = found[(found["threshold"] == threshold) & (found["shift"] == shift)].iloc[0]
+    figure = new_figure(WIDTH, HEIGHT * len(varied))
+    for row, along in zip(figure.subplots(len(varied), 2, sharey=True, squeeze=False), varied, strict=True):
+        (fixed,) = {"threshold", "shift"} - {along}
+        line = found[found[fixed] == best[fixed]].sort_values(along)
+        for axes, what, columns in zip(
+            row, ("onsets", "onsets + velocities"), (ONSET_COLUMNS, VELOCITY_COLUMNS), strict=True
+        ):
+            _draw_curves(axes, line, along, columns, best)
+            axes.set_title(f"{what} at {fixed} {best[fixed]:g}{' s' * (fixed == 'shift')}")
+        row[0].set_ylabel("mean score")
+    return figure
+
+
+def _draw_curves(axes: Axes, line: pd.DataFrame, along: str, columns: list[str], best: pd.Series) -> None:
+    axes.axvline(best[along], color=DARK, linewidth=0.8, label=f"chosen: {best[along]:g}")
+    for (name, colour, style), column in zip(CURVES, columns, strict=True):
+        label = f"{name}: {best[column]:.4f} there"
+        axes.plot(line[along], line[column], style, color=colour, markersize=4, label=label)
+    axes.set_xlabel(AXIS_LABELS[along])
+    axes.grid(color=LIGHT)
+    axes.set_axisbelow(True)
+    axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=2, frameon=False)
+
+
+def telling(f1: np.ndarray) -> list[tuple[int, str]]:
+    """The recordings to look at: (index, "best" | "worst" | "median"), none twice.
+
+    Of an even number of recordings the lower of the two medians; of equal scores the first is the worst.
+    """
+    order = np.argsort(f1, kind="stable")
+    chosen: dict[int, str] = {}
+    for rank, name in ((len(order) - 1, "best"), (0, "worst"), ((len(order) - 1) // 2, "median")):
+        chosen.setdefault(int(order[rank]), name)
+    return list(chosen.items())
+
+
+def draw_recordings(
+    folder: Path, scores: pd.DataFrame, transcribed: Callable[[int], Transcribed], threshold: float, shift: float
+) -> list[Path]:
+    """Save pictures of the best, worst and median recording by onset F1.
+
+    :param folder: gets ``NAME.png``, or ``NAME_01.png`` … of a recording that needs several pages
+    :param scores: as `score_recordings` gives them, at ``threshold`` and ``shift`` (s)
+    :param transcribed: gives the recording of an index; one is held at a time
+    """
+    paths = []
+    for index, rank in telling(scores["F1"].to_numpy()):
+        name, its = str(scores.index[index]), scores.iloc[index]
+        title = (
+            f"{name}: {rank} of {len(scores)} by onset F1, at threshold {threshold:g} and shift {shift:g} s\n"
+            f"onsets P {its['P']:.3f}, R {its['R']:.3f}, F1 {its['F1']:.3f}; with velocities "
+            f"P {its['P_velocities']:.3f}, R {its['R_velocities']:.3f}, F1 {its['F1_velocities']:.3f}"
+        )
+        recording = transcribed(index)
+        one_page = page_count(recording) == 1
+        for number, figure in enumerate(pages(recording, title), 1):
+            paths.append(folder / (f"{name}.png" if one_page else f"{name}_{number:02d}.png"))
+            save(figure, paths[-1])
+    return paths

@@ -1,0 +1,156 @@
+"""A transcribed recording against the truth over time: log-mel, what the network says, and which notes were right."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.image import AxesImage
+
+from ov_piano.constants import LOWEST_NOTE, MEL_FMAX, MEL_FMIN, TOP_DB
+from ov_piano.evaluation.scoring import match_onsets, velocities_are_close
+from ov_piano.plots.style import BLUE, LIGHT, ORANGE, SKY, VERMILION, mel, new_figure, set_mel_axis, set_note_axis
+from ov_piano.transcription.events import MAX_VELOCITY
+
+ROW_SECS = 30  # at most; all rows of a recording are equally long
+ROWS_A_PAGE = 4
+WIDTH, ROW_HEIGHT, HEAD_HEIGHT = 16, 8, 1  # inches
+PANEL_HEIGHTS = (1.4, 1.8, 1.8, 2.6)  # relative
+VELOCITY_TICKS = (0, 32, 64, 96, 127)
+MARGIN_NOTES = 2  # shown beyond the lowest and highest note
+LEAST_PROB = 0.1  # where onsets are less probable, velocities mean nothing and are not shown
+OUTCOMES = {  # name -> looks of its mark
+    "hit": {"marker": "o", "color": BLUE, "s": 16},
+    "hit, velocity off": {"marker": "s", "edgecolor": SKY, "facecolor": "none", "s": 16, "linewidth": 1.4},
+    "missed": {"marker": "x", "color": VERMILION, "s": 30, "linewidth": 1.6},
+    "false": {"marker": "^", "edgecolor": "black", "facecolor": ORANGE, "s": 26, "linewidth": 0.6},
+}
+
+
+@dataclass(frozen=True)
+class Transcribed:
+    """A recording with all that there is to draw.
+
+    :param logmel: (mels, t) in dB
+    :param onset_probs: (keys, t) in 0-1
+    :param velocities: (keys, t) in 0-1
+    :param reference: true notes (n, 4), as scored: onset (s), offset (s), MIDI note, velocity
+    :param estimate: detected notes (m, 3), as scored: onset (s), MIDI note, velocity
+    :param mel_range_hz: frequencies of the lowest and the highest mel band's outer edges
+    """
+
+    logmel: np.ndarray
+    onset_probs: np.ndarray
+    velocities: np.ndarray
+    reference: np.ndarray
+    estimate: np.ndarray
+    frame_secs: float
+    tolerance_secs: float
+    tolerance_vel: float
+    mel_range_hz: tuple[float, float] = (MEL_FMIN, MEL_FMAX)
+
+    @property
+    def seconds(self) -> float:
+        return self.logmel.shape[1] * self.frame_secs
+
+
+def outcomes(
+    reference: np.ndarray, estimate: np.ndarray, tolerance_secs: float, tolerance_vel: float
+) -> dict[str, np.ndarray]:
+    """How each note fared in scoring: name as in `OUTCOMES` -> (k, 2) of onset (s) and MIDI note.
+
+    A hit with another velocity counts for onsets, but not for onsets with velocities. Hits are where they
+    were detected, misses where they should have been.
+    """
+    matches = match_onsets(reference, estimate, tolerance_secs)
+    close = velocities_are_close(reference[:, 3], estimate[:, 2], matches, tolerance_vel)
+    missed = np.ones(len(reference), bool)
+    missed[matches[:, 0]] = False
+    false = np.ones(len(estimate), bool)
+    false[matches[:, 1]] = False
+    return {
+        "hit": estimate[matches[close, 1], :2],
+        "hit, velocity off": estimate[matches[~close, 1], :2],
+        "missed": reference[missed][:, [0, 2]],
+        "false": estimate[false, :2],
+    }
+
+
+def pages(recording: Transcribed, title: str) -> Iterator[Figure]:
+    """The recording in rows of up to `ROW_SECS`, a figure for every `ROWS_A_PAGE` rows: see `page_count`."""
+    rows = _row_count(recording)
+    row_secs = max(recording.seconds / rows, 1.0)
+    notes = outcomes(recording.reference, recording.estimate, recording.tolerance_secs, recording.tolerance_vel)
+    title += "\n" + "; ".join(f"{len(notes[name])} {name}" for name in OUTCOMES)
+    count = page_count(recording)
+    for page in range(count):
+        begins = [row * row_secs for row in range(page * ROWS_A_PAGE, min(rows, (page + 1) * ROWS_A_PAGE))]
+        figure = new_figure(WIDTH, ROW_HEIGHT * len(begins) + HEAD_HEIGHT)
+        figure.suptitle(title + (f" (page {page + 1} of {count})" if count > 1 else ""))
+        for part, begin in zip(figure.subfigures(len(begins), 1, squeeze=False)[:, 0], begins, strict=True):
+            _draw_row(part, recording, notes, begin, begin + row_secs)
+        yield figure
+
+
+def page_count(recording: Transcribed) -> int:
+    """How many figures `pages` makes."""
+    return math.ceil(_row_count(recording) / ROWS_A_PAGE)
+
+
+def _row_count(recording: Transcribed) -> int:
+    return max(1, math.ceil(recording.seconds / ROW_SECS))
+
+
+def _draw_row(figure: SubFigure, recording: Transcribed, notes: dict, begin: float, end: float) -> None:
+    panels = figure.subplots(len(PANEL_HEIGHTS), 1, sharex=True, height_ratios=PANEL_HEIGHTS)
+    spectrum, onsets, velocities, events = panels
+    secs, count = recording.frame_secs, recording.logmel.shape[1]
+    frames = slice(math.floor(begin / secs), min(count, math.ceil(end / secs) + 1))
+    times = (frames.start - 0.5) * secs, (frames.stop - 0.5) * secs  # each frame is centred at its time
+    keys = LOWEST_NOTE - 0.5, LOWEST_NOTE + len(recording.onset_probs) - 0.5
+    probs = recording.onset_probs[:, frames]
+    likely_velocities = np.ma.masked_where(probs < LEAST_PROB, MAX_VELOCITY * recording.velocities[:, frames])
+
+    low, high = map(mel, recording.mel_range_hz)
+    image = _draw_map(spectrum, recording.logmel[:, frames], (*times, low, high), "level (dB)")
+    highest_db = recording.logmel.max()
+    image.set(cmap="magma", clim=(highest_db - TOP_DB, highest_db))
+    image = _draw_map(onsets, probs, (*times, *keys), "onset\nprobability")
+    image.set(cmap="Greys", clim=(0, 1))
+    label = f"velocity 0-{MAX_VELOCITY}\n(prob. ≥ {LEAST_PROB:g})"
+    image = _draw_map(velocities, likely_velocities, (*times, *keys), label, VELOCITY_TICKS)
+    image.set(cmap="viridis_r", clim=(0, MAX_VELOCITY))
+    _draw_events(events, notes, begin, end)
+
+    set_mel_axis(spectrum)
+    for axes in panels[1:]:
+        set_note_axis(axes, *_note_range(recording))
+        axes.grid(axis="y", color=LIGHT)
+        axes.set_axisbelow(True)
+    events.set_xlim(begin, end)
+    events.set_xlabel("time (s)")
+
+
+def _draw_map(
+    axes: Axes, values: np.ndarray, extent: tuple, label: str, ticks: tuple[int, ...] | None = None
+) -> AxesImage:
+    image = axes.imshow(values, origin="lower", aspect="auto", interpolation="nearest", extent=extent)
+    axes.figure.colorbar(image, ax=axes, label=label, ticks=ticks, fraction=0.02, pad=0.01)
+    return image
+
+
+def _draw_events(axes: Axes, notes: dict[str, np.ndarray], begin: float, end: float) -> None:
+    for name, looks in OUTCOMES.items():
+        onset, note = notes[name].T
+        shown = (onset >= begin) & (onset < end)
+        axes.scatter(onset[shown], note[shown], label=name, **looks)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
+
+
+def _note_range(recording: Transcribed) -> tuple[int, int]:
+    """Lowest and highest MIDI note to show."""
+    notes = np.concatenate([recording.reference[:, 2], recording.estimate[:, 1], [60]])
+    lowest, highest = int(notes.min()) - MARGIN_NOTES, int(notes.max()) + MARGIN_NOTES
+    return max(lowest, LOWEST_NOTE), min(highest, LOWEST_NOTE + len(recording.onset_probs) - 1)
