@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from ov_piano.errors import InputError
+from ov_piano.evaluation import ground_truth
 from ov_piano.evaluation.ground_truth import load_ground_truth, load_ground_truths
 from tests.midi_files import GOLDEN_MIDI, GOLDEN_ROLLS, sorted_rows, write_midi
 
@@ -25,13 +26,15 @@ def test_notes_of_no_length_get_a_millisecond(tmp_path):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_many_files_keep_their_order(jobs):
+def test_many_files_keep_their_order(jobs, monkeypatch):
+    monkeypatch.setattr(ground_truth, "FILES_A_PROCESS", 2)
     paths = [GOLDEN_MIDI[2], GOLDEN_MIDI[0], GOLDEN_MIDI[2], GOLDEN_MIDI[1]]
     for path, notes in zip(paths, load_ground_truths(paths, jobs), strict=True):
         np.testing.assert_array_equal(notes, load_ground_truth(path))
 
 
-def test_a_broken_file_among_many_is_named(tmp_path):
+def test_a_broken_file_among_many_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(ground_truth, "FILES_A_PROCESS", 1)
     broken = tmp_path / "broken.mid"
     broken.write_bytes(b"RIFFxxxx")
     with pytest.raises(InputError, match=r"broken\.mid"):

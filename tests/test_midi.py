@@ -241,7 +241,10 @@ def test_any_messages(tmp_path_factory, tracks, ticks_per_beat):
     midi_notes = read_notes(path)
     strikes = [(secs, number, value) for secs, is_pedal, number, value in rows if value and not is_pedal]
     onsets = midi_notes.notes[:, [0, 2, 3]]
-    np.testing.assert_allclose(onsets[:, 1:], [row[1:] for row in sorted(strikes)] or onsets[:, 1:])
+    assert len(onsets) == len(strikes)
+    np.testing.assert_allclose(
+        onsets[:, 1:], [row[1:] for row in sorted(strikes, key=lambda row: row[:2])] or onsets[:, 1:]
+    )
     for key in np.unique(midi_notes.notes[:, 2]):
         onset_secs, offset_secs = midi_notes.notes[midi_notes.notes[:, 2] == key, :2].T
         assert (onset_secs <= offset_secs).all()

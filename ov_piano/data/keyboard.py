@@ -6,53 +6,45 @@ again. Pedals follow the MIDI 1.0 control changes 64 (sustain) and 66 (sostenuto
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 SUSTAIN, SOSTENUTO, SOFT = 64, 66, 67  # control change numbers
 SUSTAIN_OFF = 7  # sustain holds above this value: half-pedalling players rest their foot on the pedal
 RESTRIKE_SECS = 0.001  # a key struck while down was lifted this long before
 
 
-class Note(NamedTuple):
-    onset_secs: float
-    offset_secs: float
-    note: int
-    velocity: int
-
-
 class Keyboard:
-    """Receives what the player does, in order of time, and collects the finished notes in `notes`.
+    """Receives what the player does in order of time and collects `notes`: (onset s, offset s, MIDI note, velocity).
 
     Impossible gestures are put right and counted: `restruck` (struck while down) and `unmatched` (lifted while up).
     """
 
     def __init__(self, extend_sustain: bool = True):
-        self.notes: list[Note] = []
+        self.notes: list[tuple[float, float, int, int]] = []
         self.restruck = 0
         self.unmatched = 0
         self._extend_sustain = extend_sustain
-        self._sounding: dict[int, tuple[float, int]] = {}  # key -> onset in seconds, velocity
+        self._sounding: dict[int, tuple[float, int]] = {}  # MIDI note -> onset s, velocity
         self._down: set[int] = set()
         self._sustain = False
         self._sostenuto = False
         self._sostenuto_keys: set[int] = set()  # down when the sostenuto pedal became active
 
-    def strike(self, secs: float, key: int, velocity: int) -> None:
-        if key in self._down:
+    def strike(self, secs: float, note: int, velocity: int) -> None:
+        if note in self._down:
             self.restruck += 1
-            self._end(key, secs if self._held_by_pedal(key) else secs - RESTRIKE_SECS)
-        elif key in self._sounding:
-            self._end(key, secs)
-        self._down.add(key)
-        self._sounding[key] = (secs, velocity)
+            self._end(note, secs if self._held_by_pedal(note) else secs - RESTRIKE_SECS)
+        elif note in self._sounding:
+            self._end(note, secs)
+        self._down.add(note)
+        self._sounding[note] = (secs, velocity)
 
-    def lift(self, secs: float, key: int) -> None:
-        if key not in self._down:
+    def lift(self, secs: float, note: int) -> None:
+        if note not in self._down:
             self.unmatched += 1
             return
-        self._down.remove(key)
-        if not self._held_by_pedal(key):
-            self._end(key, secs)
+        self._down.remove(note)
+        if not self._held_by_pedal(note):
+            self._end(note, secs)
 
     def move_sustain(self, secs: float, value: int) -> None:
         was_active = self._sustain
@@ -71,21 +63,21 @@ class Keyboard:
 
     def finish(self, last_secs: float) -> None:
         """End what still sounds at `last_secs`, the recording's last timestamp."""
-        for key in list(self._sounding):
-            self._end(key, last_secs)
+        for note in list(self._sounding):
+            self._end(note, last_secs)
 
-    def _held_by_pedal(self, key: int) -> bool:
-        return self._sustain or key in self._sostenuto_keys
+    def _held_by_pedal(self, note: int) -> bool:
+        return self._sustain or note in self._sostenuto_keys
 
-    def _end(self, key: int, secs: float) -> None:
-        onset_secs, velocity = self._sounding.pop(key)
-        self.notes.append(Note(onset_secs, max(onset_secs, secs), key, velocity))
+    def _end(self, note: int, secs: float) -> None:
+        onset_secs, velocity = self._sounding.pop(note)
+        self.notes.append((onset_secs, max(onset_secs, secs), note, velocity))
 
     def _end_released(self, secs: float) -> None:
         """A pedal went up: end the resonant keys that nothing holds any more."""
-        for key in self._sounding.keys() - self._down:
-            if not self._held_by_pedal(key):
-                self._end(key, secs)
+        for note in self._sounding.keys() - self._down:
+            if not self._held_by_pedal(note):
+                self._end(note, secs)
 
 
 def play(messages: Iterable[tuple[float, bool, int, int]], last_secs: float, extend_sustain: bool = True) -> Keyboard:

@@ -6,6 +6,7 @@ independent sequences and follow one another.
 
 import struct
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import mido
@@ -57,7 +58,7 @@ def read_notes(path: Path | str, extend_sustain: bool = True) -> MidiNotes:
     messages = read_messages(path)
     columns = (messages.secs, messages.is_pedal, messages.numbers, messages.values)
     keyboard = play(zip(*(column.tolist() for column in columns), strict=True), messages.last_secs, extend_sustain)
-    notes = np.array(keyboard.notes, dtype=np.float64).reshape(-1, 4)
+    notes = np.fromiter(chain.from_iterable(keyboard.notes), np.float64).reshape(-1, 4)
     pedals = {}
     for pedal in PEDALS:
         chosen = messages.is_pedal & (messages.numbers == pedal)

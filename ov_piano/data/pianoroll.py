@@ -17,9 +17,7 @@ def piano_roll(midi_notes: MidiNotes, frame_secs: float = FRAME_SECS) -> tuple[n
     belongs to the last frame that starts no later. Of two notes of one key in one onset frame, the later one stays
     and the earlier counts as collided.
     """
-    frame_starts = np.arange(0, midi_notes.last_secs, frame_secs)[:-1]
-    if len(frame_starts) == 0:
-        frame_starts = np.zeros(1)  # shorter than two frames: its notes still need a place
+    frame_starts = frame_times(midi_notes.last_secs, frame_secs)
     roll = np.zeros((ROLL_ROWS, len(frame_starts)), dtype=np.uint8)
 
     keys, velocities = midi_notes.notes[:, 2:].astype(np.intp).T
@@ -38,6 +36,12 @@ def piano_roll(midi_notes: MidiNotes, frame_secs: float = FRAME_SECS) -> tuple[n
         lengths = np.diff(begins, append=len(frame_starts))
         roll[row, len(frame_starts) - lengths.sum() :] = np.repeat(changes[:, 1], lengths)
     return roll, collisions
+
+
+def frame_times(last_secs: float, frame_secs: float = FRAME_SECS) -> np.ndarray:
+    """Begin of each frame in seconds, (frames,), of a roll up to `last_secs`."""
+    frame_starts = np.arange(0, last_secs, frame_secs)[:-1]
+    return frame_starts if len(frame_starts) else np.zeros(1)  # shorter than two frames: its notes still need a place
 
 
 def _frame_index(frame_starts: np.ndarray, secs: np.ndarray) -> np.ndarray:

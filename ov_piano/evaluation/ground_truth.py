@@ -11,6 +11,7 @@ from tqdm import tqdm
 from ov_piano.data.midi import read_notes
 
 SHORTEST_SECS = 0.001  # given to notes of no length, which mir_eval would refuse
+FILES_A_PROCESS = 200  # a file takes 30 ms; a process takes seconds to start, as it imports the script and torch
 
 
 def load_ground_truth(midi_path: Path | str) -> np.ndarray:
@@ -22,9 +23,10 @@ def load_ground_truth(midi_path: Path | str) -> np.ndarray:
 
 
 def load_ground_truths(midi_paths: Sequence[Path | str], jobs: int = 1) -> list[np.ndarray]:
-    """`load_ground_truth` of each file, in the order given, by `jobs` processes."""
+    """`load_ground_truth` of each file, in the order given, by up to `jobs` processes."""
     progress = {"total": len(midi_paths), "desc": "ground truth", "unit": "file", "disable": None}
-    if jobs <= 1 or len(midi_paths) <= 1:
+    jobs = min(jobs, len(midi_paths) // FILES_A_PROCESS)
+    if jobs <= 1:
         return [load_ground_truth(path) for path in tqdm(midi_paths, **progress)]
-    with ProcessPoolExecutor(min(jobs, len(midi_paths)), mp_context=get_context("spawn")) as pool:
-        return list(tqdm(pool.map(load_ground_truth, midi_paths, chunksize=4), **progress))
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        return list(tqdm(pool.map(load_ground_truth, midi_paths, chunksize=8), **progress))
