@@ -1,15 +1,17 @@
 """The network's forward pass in training, arranged for the CPU: same parameters, statistics and gradients.
 
 :func:`fast_forward` walks through a given `OnsetVelocityNet` and replaces the operations that PyTorch's
-operators are slow at. Where the C++ source cannot be compiled, it is the plain forward pass.
+operators are slow at. Where the C++ sources cannot be compiled, it is the plain forward pass.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ov_piano.model import sparse_conv
-from ov_piano.model.layers import ContextAwareModule, FrequencyToKeys
+from ov_piano.model import gated_norm, sparse_conv
+from ov_piano.model.layers import ContextAwareModule, FrequencyToKeys, SubSpectralNorm
+from ov_piano.model.native import library
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.sparse_conv import POINTWISE, Branch
 from ov_piano.model.winograd import time_conv, transform_weight
@@ -17,8 +19,9 @@ from ov_piano.model.winograd import time_conv, transform_weight
 
 def is_fast(model: OnsetVelocityNet, logmel: Tensor) -> bool:
     """Whether :func:`fast_forward` is more than the plain forward pass."""
+    compiled = library(sparse_conv.SOURCE) is not None and library(gated_norm.SOURCE) is not None
     plain_norms = not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-    return logmel.device.type == "cpu" and not model.onsets_frozen and plain_norms and sparse_conv.available()
+    return compiled and plain_norms and model.training and not model.onsets_frozen and logmel.device.type == "cpu"
 
 
 def fast_forward(model: OnsetVelocityNet, logmel: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -35,49 +38,55 @@ def fast_forward(model: OnsetVelocityNet, logmel: Tensor) -> tuple[list[Tensor],
 
 
 def _run(module: nn.Module, x: Tensor) -> Tensor:
+    """The layers in turn, where context-aware modules and norms come together with the leaky ReLU after them."""
+    layers = list(_layers(module))
+    mean = None  # of x over f and t, where it is known
+    while layers:
+        layer = layers.pop(0)
+        if isinstance(layer, ContextAwareModule):
+            norm, leaky_relu = layers.pop(0), layers.pop(0)
+            x, mean = _context_aware(layer, x, mean, norm, leaky_relu)
+        elif isinstance(layer, SubSpectralNorm | nn.BatchNorm2d) and layers and isinstance(layers[0], nn.LeakyReLU):
+            x, mean = gated_norm.norm_leaky_relu(x, _batch_norm(layer), layers.pop(0).negative_slope)
+        elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+            x = _small_conv(layer, x)
+        elif isinstance(layer, FrequencyToKeys):
+            x = _frequency_to_keys(layer, x)
+        elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (x.shape[2], 3):
+            x = _collapse_keys(layer, x)
+        else:
+            x = layer(x)
+    return x
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
     if isinstance(module, nn.Sequential):
         for layer in module:
-            x = _run(layer, x)
-        return x
-    if isinstance(module, ContextAwareModule):
-        return _context_aware(module, x)
-    if isinstance(module, FrequencyToKeys):
-        return _frequency_to_keys(module, x)
-    if isinstance(module, nn.Conv2d) and module.kernel_size == (x.shape[2], 3) and module.padding == (0, 1):
-        return _collapse_keys(module, x)
-    return module(x)
+            yield from _layers(layer)
+    else:
+        yield module
 
 
-def _context_aware(module: ContextAwareModule, x: Tensor) -> Tensor:
-    """All convolutions of the module in one pass; its batch norms as a single one."""
-    hdcs = [hdc[0] for hdc in module.hdcs]
-    branches = [Branch(*conv.kernel_size, conv.dilation[1]) for conv in hdcs] + [POINTWISE] * len(hdcs)
-    weights = [conv.weight for conv in hdcs] + list(module.skip[0].weight.chunk(len(hdcs)))
-    y = sparse_conv.sparse_conv(x, branches, weights)  # (b, 2 * n * channels, f, t)
-    y = _batch_norms([hdc[1] for hdc in module.hdcs] + [module.skip[1]], y).relu_()
-    context, skip = y.chunk(2, dim=1)
-    return torch.addcmul(skip, module.se(x), context)
+def _batch_norm(norm: SubSpectralNorm | nn.BatchNorm2d) -> nn.BatchNorm2d:
+    return norm.bn if isinstance(norm, SubSpectralNorm) else norm
 
 
-def _batch_norms(norms: list[nn.BatchNorm2d], x: Tensor) -> Tensor:
-    """The batch norms of consecutive groups of channels; their statistics are updated as by themselves."""
-    mean = torch.cat([norm.running_mean for norm in norms])
-    var = torch.cat([norm.running_var for norm in norms])
-    weight = torch.cat([norm.weight for norm in norms])
-    bias = torch.cat([norm.bias for norm in norms])
-    training, momentum = norms[0].training, norms[0].momentum
-    if training:
-        for norm in norms:
-            norm.num_batches_tracked += 1
-        if momentum is None:  # cumulative average
-            momentum = 1 / norms[0].num_batches_tracked.item()
-    x = functional.batch_norm(x, mean, var, weight, bias, training, momentum, norms[0].eps)
-    if training:
-        sizes = [norm.num_features for norm in norms]
-        for norm, norm_mean, norm_var in zip(norms, mean.split(sizes), var.split(sizes), strict=True):
-            norm.running_mean.copy_(norm_mean)
-            norm.running_var.copy_(norm_var)
-    return x
+def _context_aware(
+    module: ContextAwareModule, x: Tensor, mean: Tensor, norm: nn.Module, leaky_relu: nn.LeakyReLU
+) -> tuple[Tensor, Tensor]:
+    """The module, ``norm`` and ``leaky_relu``: all convolutions in one go, the rest in another."""
+    convs = [hdc[0] for hdc in module.hdcs]
+    branches = [Branch(*conv.kernel_size, conv.dilation[1]) for conv in convs] + [POINTWISE] * len(convs)
+    weights = [conv.weight for conv in convs] + list(module.skip[0].weight.chunk(len(convs)))
+    maps = sparse_conv.sparse_conv(x, branches, weights)  # (b, 2 * n * channels, f, t)
+    inner_norms = [hdc[1] for hdc in module.hdcs] + [module.skip[1]]
+    gates = module.se.fc(mean)  # (b, n * channels)
+    return gated_norm.gated_norm_leaky_relu(maps, gates, inner_norms, _batch_norm(norm), leaky_relu.negative_slope)
+
+
+def _small_conv(module: nn.Conv2d, x: Tensor) -> Tensor:
+    weights = module.weight.split(4)
+    return sparse_conv.sparse_conv(x, [Branch(3, 3)] * len(weights), weights)
 
 
 def _frequency_to_keys(module: FrequencyToKeys, x: Tensor) -> Tensor:
