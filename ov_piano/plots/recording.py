@@ -22,10 +22,10 @@ VELOCITY_TICKS = (0, 32, 64, 96, 127)
 MARGIN_NOTES = 2  # shown beyond the lowest and highest note
 LEAST_PROB = 0.1  # where onsets are less probable, velocities mean nothing and are not shown
 OUTCOMES = {  # name -> looks of its mark
-    "hit": {"marker": "o", "color": BLUE, "s": 16},
-    "hit, velocity off": {"marker": "s", "edgecolor": SKY, "facecolor": "none", "s": 16, "linewidth": 1.4},
-    "missed": {"marker": "x", "color": VERMILION, "s": 30, "linewidth": 1.6},
-    "false": {"marker": "^", "edgecolor": "black", "facecolor": ORANGE, "s": 26, "linewidth": 0.6},
+    "hit": {"marker": "o", "color": BLUE, "s": 16, "zorder": 4},
+    "hit, velocity off": {"marker": "s", "edgecolor": SKY, "facecolor": "none", "s": 16, "linewidth": 1.4, "zorder": 4},
+    "missed": {"marker": "x", "color": VERMILION, "s": 30, "linewidth": 1.6, "zorder": 3},
+    "false": {"marker": "^", "edgecolor": "black", "facecolor": ORANGE, "s": 26, "linewidth": 0.6, "zorder": 2},
 }
 
 
@@ -53,7 +53,9 @@ class Transcribed:
 
     @property
     def seconds(self) -> float:
-        return self.logmel.shape[1] * self.frame_secs
+        """Long enough for every frame and every note, also where the MIDI file goes on after the audio."""
+        onsets = [*self.reference[:, 0], *self.estimate[:, 0]]
+        return max([self.logmel.shape[1] * self.frame_secs, *(onset + self.frame_secs for onset in onsets)])
 
 
 def outcomes(
@@ -107,7 +109,7 @@ def _draw_row(figure: SubFigure, recording: Transcribed, notes: dict, begin: flo
     panels = figure.subplots(len(PANEL_HEIGHTS), 1, sharex=True, height_ratios=PANEL_HEIGHTS)
     spectrum, onsets, velocities, events = panels
     secs, count = recording.frame_secs, recording.logmel.shape[1]
-    frames = slice(math.floor(begin / secs), min(count, math.ceil(end / secs) + 1))
+    frames = slice(min(count - 1, math.floor(begin / secs)), min(count, math.ceil(end / secs) + 1))
     times = (frames.start - 0.5) * secs, (frames.stop - 0.5) * secs  # each frame is centred at its time
     keys = LOWEST_NOTE - 0.5, LOWEST_NOTE + len(recording.onset_probs) - 0.5
     probs = recording.onset_probs[:, frames]
