@@ -21,8 +21,8 @@ import torch
 from ov_piano.constants import ONSET_ROWS
 from ov_piano.data.audio import SILENCE_DB, LogMel, audio_info, load_mono, logmel_frames
 from ov_piano.data.hdf5 import MelName, RollName, create_frames
-from ov_piano.data.midi import read_notes
-from ov_piano.data.pianoroll import piano_roll
+from ov_piano.data.midi import read_messages, read_notes
+from ov_piano.data.pianoroll import frame_times, piano_roll
 from ov_piano.data.recording import Recording
 from ov_piano.errors import InputError
 
@@ -60,29 +60,32 @@ class Report:
 
 @dataclass(frozen=True)
 class Job:
-    """A part to make."""
+    """A part to make: of ``frames`` frames, behind ``lead`` empty ones that put its chunks on the grid of the store."""
 
     recording: Recording
     path: Path
-    frames: int | None  # None: without audio the roll keeps its own length
-    lead: int  # empty frames before the first, so that the part's chunks are those of the store
+    frames: int
+    lead: int
     settings: PartSettings
 
     def fingerprint(self) -> str:
         """Changes with anything that the part's contents depend on."""
         files = [self.recording.midi_path] + ([] if self.settings.ignore_mel else [self.recording.audio_path])
         stats = [(path.name, stat.st_size, stat.st_mtime_ns) for path in files for stat in [path.stat()]]
-        return repr((replace(self.settings, device=""), self.frames, stats))
+        return repr((replace(self.settings, device=""), self.frames, self.lead, stats))
 
 
-def frames_of(recording: Recording, settings: PartSettings) -> int | None:
-    """Frames of the recording's log-mel, from the header of its audio; None if that is not there and not needed.
+def count_frames(recording: Recording, settings: PartSettings) -> int:
+    """Frames that the recording will have in the stores; reads its MIDI, too, so that a bad one is known at once.
 
-    :raises InputError: the audio cannot be used.
+    They are those of the log-mel, by the header of the audio; without audio (and need of it) those of the MIDI.
+
+    :raises InputError: MIDI or audio cannot be used.
     """
     mel, path = settings.mel, recording.audio_path
+    last_secs = read_messages(recording.midi_path).last_secs
     if settings.ignore_mel and not path.exists():
-        return None
+        return len(frame_times(last_secs, settings.roll.frame_secs))
     info = audio_info(path)
     frames = logmel_frames(info.samples, info.sample_rate, sample_rate=mel.sample_rate, window=mel.window, hop=mel.hop)
     if frames < 1:
@@ -119,7 +122,7 @@ def make_part(job: Job) -> None:
                     data = create_frames(file, name, array.shape[0], settings.chunk_frames)
                     data.resize(job.lead + array.shape[1], axis=1)
                     data[:, job.lead :] = array
-            file.attrs.update(fingerprint=fingerprint, lead=job.lead, report=json.dumps(asdict(report)))
+            file.attrs.update(fingerprint=fingerprint, report=json.dumps(asdict(report)))
         os.replace(temporary, job.path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -151,7 +154,7 @@ def _roll(job: Job) -> tuple[np.ndarray, Report]:
     """The roll (259, frames), padded or cut to the log-mel's length."""
     notes = read_notes(job.recording.midi_path, job.settings.roll.extend_sustain)
     roll, collisions = piano_roll(notes, job.settings.roll.frame_secs)
-    frames = roll.shape[1] if job.frames is None else job.frames
+    frames = job.frames
     beyond = roll[:, frames:]
     report = Report(
         recordings=1,

@@ -7,25 +7,25 @@ their place. Started again after a kill at whatever moment, the same command goe
 """
 
 import logging
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
-import torch
 from tqdm import tqdm
 
 from ov_piano.data.hdf5 import Store, StoreWriter
-from ov_piano.data.parts import Job, PartSettings, Report, frames_of, is_complete, make_part, read_report, writing
+from ov_piano.data.parallel import available_cores, in_parallel
+from ov_piano.data.parts import Job, PartSettings, Report, count_frames, is_complete, make_part, read_report, writing
 from ov_piano.data.recording import Recording
 from ov_piano.errors import InputError
+
+WORTH_WORKERS_SECS = 600  # of audio: less is done before worker processes have started
+WORTH_WORKERS_CHECKS = 200  # recordings, the same for reading their headers and MIDI
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def preprocess(
 ) -> list[Path]:
     """Write the roll and (unless ``ignore_mel``) log-mel stores of ``recordings``, print a summary, return the paths.
 
-    :param workers: processes; None: one a core.
+    :param workers: processes; None: one a core where it pays.
     :raises InputError: an output exists, or a recording cannot be used; what was done is kept.
     """
     begin = time.monotonic()
@@ -44,32 +44,34 @@ def preprocess(
     parts = outputs["roll"].with_name(outputs["roll"].name + ".parts")
     done = parts.with_suffix(".done")
     if done.exists():
-        print(f"an earlier run was complete, only its files had to be put into place: {_put_in_place(done, outputs)}")
+        _put_in_place(done, outputs)
+        print(f"an earlier run was complete, its files are put into place: {', '.join(map(str, outputs.values()))}")
         return list(outputs.values())
     for name, path in outputs.items():
         _refuse_existing(path, stores[name].height)
+
+    jobs = _plan(recordings, settings, parts, workers)
     parts.mkdir(parents=True, exist_ok=True)
     for leftover in parts.glob("*.tmp"):
         leftover.unlink(missing_ok=True)
-
-    jobs = _plan(recordings, settings, parts)
     open_jobs = [job for job in jobs if not is_complete(job)]
     if len(open_jobs) < len(jobs):
         print(f"continuing: {len(jobs) - len(open_jobs)} of {len(jobs)} recordings are done")
-    workers = min(workers or available_cores(), max(1, len(open_jobs)))
-    for _ in tqdm(_make_parts(open_jobs, workers), total=len(open_jobs), unit="recording", disable=None):
-        pass
-    for name, path in outputs.items():
-        report = _join(jobs, name, parts / path.name, stores[name].height, settings.chunk_frames)
+    open_jobs.sort(key=lambda job: -job.frames)  # so that no process is left with a long one at the end
+    secs = sum(job.frames for job in open_jobs) * settings.roll.frame_secs
+    workers_used = _sensible_workers(workers, len(open_jobs), secs > WORTH_WORKERS_SECS)
+    _in_parallel(make_part, open_jobs, workers_used, "recordings")
+    reports = {name: _join(jobs, name, parts / path.name, stores[name].height) for name, path in outputs.items()}
     parts.rename(done)
     _put_in_place(done, outputs)
-    _summarise(report, settings, outputs, time.monotonic() - begin, workers)
+
+    for job, report in zip(jobs, reports["roll"], strict=True):
+        if report.cut_notes:
+            log.warning("%s: longer than its audio, %d notes cut", job.recording.midi_path, report.cut_notes)
+    report, hours = sum(reports["roll"], Report()), secs / 3600
+    print(f"{hours:.2f} h of recordings computed in {time.monotonic() - begin:.1f} s, {workers_used} processes")
+    _summarise(report, settings.roll.frame_secs, list(outputs.values()))
     return list(outputs.values())
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _refuse_existing(path: Path, height: int) -> None:
@@ -82,96 +84,70 @@ def _refuse_existing(path: Path, height: int) -> None:
     raise InputError(f"{path}: exists already, {state}; it is not overwritten: move it away or change OUTPUT_DIR")
 
 
-def _plan(recordings: Sequence[Recording], settings: PartSettings, parts: Path) -> list[Job]:
-    """A job for each recording; the audio headers tell where each will begin in the stores."""
-    jobs, begin = [], 0
-    for recording in recordings:
-        frames = frames_of(recording, settings)
-        path = parts / f"{recording.name}.part"
-        jobs.append(Job(recording, path, frames, begin % settings.chunk_frames, settings))
-        begin += frames or 0
-    if len({job.path for job in jobs}) < len(jobs):
+def _sensible_workers(workers: int | None, items: int, is_worth: bool) -> int:
+    """As asked; otherwise one a core where starting them pays."""
+    if workers is None:
+        workers = available_cores() if is_worth else 1
+    return max(1, min(workers, items))
+
+
+def _plan(recordings: Sequence[Recording], settings: PartSettings, parts: Path, workers: int | None) -> list[Job]:
+    """A job for each recording, once all are known to be readable as far as headers and MIDI tell."""
+    if len({recording.name for recording in recordings}) < len(recordings):
         raise InputError("two recordings have the same name")
+    workers = _sensible_workers(workers, len(recordings), len(recordings) > WORTH_WORKERS_CHECKS)
+    lengths = _in_parallel(partial(count_frames, settings=settings), recordings, workers, "checking")
+    jobs, begin = [], 0
+    for recording, frames in zip(recordings, lengths, strict=True):
+        jobs.append(Job(recording, parts / f"{recording.name}.part", frames, begin % settings.chunk_frames, settings))
+        begin += frames
     return jobs
 
 
-def _make_parts(jobs: list[Job], workers: int) -> Iterator[None]:
-    """Make the parts, long recordings first so that no process is left with one at the end."""
-    if workers == 1:
-        for job in jobs:
-            yield _make_named_part(job)
-        return
-    # Neither torch's threads nor a CUDA context survive a fork of this process.
-    start = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    context = multiprocessing.get_context(start)
-    context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers, context, initializer=_init_worker) as pool:
-        try:
-            ordered = sorted(jobs, key=lambda job: job.recording.midi_path.stat().st_size, reverse=True)
-            for future in as_completed([pool.submit(_make_named_part, job) for job in ordered]):
-                yield future.result()
-        except BrokenProcessPool:
-            raise InputError(
-                "a worker process was ended by the system (out of memory?): try fewer WORKERS; "
-                "the same command continues where it stopped"
-            ) from None
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+def _in_parallel(function: Callable, items: Sequence, workers: int, what: str) -> list:
+    return in_parallel(partial(_named, function), items, workers, what, preload=__name__)
 
 
-def _make_named_part(job: Job) -> None:
+def _named(function: Callable, item: Recording | Job) -> Any:
+    """``function(item)``; an error that does not name a file will name the recording."""
     try:
-        make_part(job)
+        return function(item)
     except (InputError, OSError):
         raise
     except Exception as error:
-        raise RuntimeError(f"{job.recording.name}: {error!r}") from error
+        name = item.name if isinstance(item, Recording) else item.recording.name
+        raise RuntimeError(f"{name}: {error!r}") from error
 
 
-def _init_worker() -> None:
-    """One thread a worker; Ctrl-C is the parent's business, and a worker does not outlive it."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def follow_parent() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=follow_parent, daemon=True).start()
-
-
-def _join(jobs: list[Job], name: str, path: Path, height: int, chunk_frames: int) -> Report:
-    """One store from the parts' datasets ``name``."""
+def _join(jobs: list[Job], name: str, path: Path, height: int) -> list[Report]:
+    """One store from the parts' datasets ``name``; what the parts report."""
     path.unlink(missing_ok=True)
-    total = Report()
-    with writing(path), StoreWriter(path, height, chunk_frames) as writer:
+    reports = []
+    with writing(path), StoreWriter(path, height, jobs[0].settings.chunk_frames) as writer:
         for job in tqdm(jobs, desc=f"joining {name}", unit="recording", disable=None):
             with h5py.File(job.path, "r") as part:
-                writer.append_chunked(part[name], int(part.attrs["lead"]), job.recording.metadata)
-                total += read_report(part)
-    return total
+                writer.append_chunked(part[name], job.lead, job.recording.metadata)
+                reports.append(read_report(part))
+    return reports
 
 
-def _put_in_place(done: Path, outputs: dict[str, Path]) -> str:
+def _put_in_place(done: Path, outputs: dict[str, Path]) -> None:
     """Move the complete files of ``done`` out and remove it."""
     for path in outputs.values():
         if (done / path.name).exists():
             os.replace(done / path.name, path)
     shutil.rmtree(done)
-    return ", ".join(map(str, outputs.values()))
 
 
-def _summarise(report: Report, settings: PartSettings, outputs: dict[str, Path], seconds: float, workers: int) -> None:
-    hours = report.frames * settings.roll.frame_secs / 3600
-    print(f"{report.recordings} recordings, {hours:.2f} h, {report.notes} notes in {seconds:.1f} s ({workers} workers)")
+def _summarise(report: Report, frame_secs: float, paths: list[Path]) -> None:
+    print(f"{report.recordings} recordings, {report.frames * frame_secs / 3600:.2f} h, {report.notes} notes")
     print(
         f"{report.collisions} notes collided with another of their key in one frame, "
         f"{report.restruck} keys struck while down, {report.unmatched} lifted while up"
     )
     if report.cut:
-        print(f"{report.cut} MIDI files longer than their audio: cut, with {report.cut_notes} notes")
+        print(f"{report.cut} MIDI files longer than their audio, {report.cut_notes} notes cut")
     if report.silent:
         print(f"{report.silent} silent recordings")
-    for path in outputs.values():
+    for path in paths:
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")

@@ -1,0 +1,78 @@
+"""The same function on many items, in several processes, with a progress bar."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+import torch
+from tqdm import tqdm
+
+from ov_piano.errors import InputError
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_parallel(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, what: str, preload: str
+) -> list[Result]:
+    """``[function(item) for item in items]`` by ``workers`` processes (1: by this one), each with one thread.
+
+    The first exception stops it; items at work are finished, the others are not begun.
+
+    :param what: says on the progress bar what is being done.
+    :param preload: the module that the workers need, imported once for all of them.
+    :raises InputError: a process was ended from outside.
+    """
+    with tqdm(total=len(items), desc=what, unit="recording", disable=None) as bar:
+        if workers == 1:
+            return _in_this_process(function, items, bar)
+        # Neither torch's threads nor a CUDA context survive a fork of this process.
+        start = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+        context = multiprocessing.get_context(start)
+        context.set_forkserver_preload([preload])
+        with ProcessPoolExecutor(workers, context, initializer=_init_worker) as pool:
+            try:
+                futures = [pool.submit(function, item) for item in items]
+                for future in as_completed(futures):
+                    future.result()
+                    bar.update()
+                return [future.result() for future in futures]
+            except BrokenProcessPool:
+                raise InputError("a worker process was ended by the system (out of memory?): try fewer") from None
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+
+def _in_this_process(function: Callable[[Item], Result], items: Sequence[Item], bar: tqdm) -> list[Result]:
+    threads, results = torch.get_num_threads(), []
+    torch.set_num_threads(1)  # as in workers: the last bits of results may depend on it
+    try:
+        for item in items:
+            results.append(function(item))
+            bar.update()
+        return results
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _init_worker() -> None:
+    """One thread a worker; Ctrl-C is the parent's business, and a worker does not outlive it."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
