@@ -250,7 +250,7 @@ def test_rows_and_pages_by_length(seconds, rows_of_pages, monkeypatch):
 
 
 def test_each_note_is_drawn_once_and_each_frame_at_its_time():
-    late = [[onset, onset + 1, 60, 64] for onset in (0.0, 14.9, 15.25, 30.6)]  # the last one after the audio's end
+    late = [[onset, onset + 1, 60, 64] for onset in (0.0, 15.25, 15.5, 30.6)]  # the last one after the audio's end
     its = recording(30.5, late, [[15.25, 60, 64], [2.0, 64, 64]])
     (figure,) = pages(its, "title")
     (row_1, row_2), expected = panels(figure), outcomes(its.reference, its.estimate, 0.05, 0.1)

@@ -65,6 +65,8 @@ def test_training_writes_snapshots_states_and_logs(trained):
     (text,) = (trained / "txt_logs").glob("*.log")
     assert "TRAIN_BS: 2" in text.read_text()
     assert "step 4: losses" in text.read_text()
+    assert (trained / "learning_curve.png").is_file()
+    assert "not drawn" not in text.read_text()
 
 
 def test_twenty_steps_equal_ten_and_ten(toy_maestro, stores, tmp_path):
@@ -108,6 +110,8 @@ def test_evaluation_prints_and_saves_both_tables(toy_maestro, stores, trained, t
     assert len(onsets) == 3
     assert len(pd.read_csv(folder / "search.csv")) == 4
     assert len(list((folder / "events").glob("*.csv"))) == 2
+    assert [path.stem for path in sorted((folder / "pictures").iterdir())] == sorted(onsets["Filename"].iloc[:2])
+    assert (folder / "search.png").is_file()
 
 
 def test_a_snapshot_in_the_published_format_is_evaluated(toy_maestro, stores, tmp_path):
