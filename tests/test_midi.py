@@ -152,6 +152,13 @@ def test_chunks_of_other_kinds_are_skipped(tmp_path):
     np.testing.assert_array_equal(read_notes(path).notes, [[0, 0.1, 60, 90]])
 
 
+def test_tempo_of_four_bytes_is_left_to_mido(tmp_path):
+    path = tmp_path / "a.mid"
+    tempo_event = [0, 0xFF, 0x51, 4, 0x0F, 0x42, 0x40, 0]  # 1,000,000 microseconds
+    path.write_bytes(header() + chunk(b"MTrk", bytes([*tempo_event, 0, 0x90, 60, 90, 100, 60, 0])))
+    np.testing.assert_allclose(read_notes(path).notes, [[0, 0.2, 60, 90]], rtol=0, atol=1e-12)
+
+
 def test_running_status_after_a_meta_event_is_left_to_mido(tmp_path):
     path = tmp_path / "a.mid"
     path.write_bytes(header() + chunk(b"MTrk", bytes([0, 0x90, 60, 90, 50, 0xFF, 1, 1, 65, 50, 60, 0])))
@@ -169,14 +176,19 @@ BROKEN = {
     "cut in a track": (header() + GOOD_TRACK[:-1], "ends too early"),
     "second track missing": (header(1, 2) + GOOD_TRACK, "ends too early"),
     "no tracks": (header(0, 0), "without tracks"),
-    "no division": (header(division=0) + GOOD_TRACK, "time division 0"),
-    "no ticks in a SMPTE frame": (header(division=0xE700) + GOOD_TRACK, "time division 59136"),
-    "format 3": (header(3) + GOOD_TRACK, "format 3"),
+    "no division": (header(division=0) + GOOD_TRACK, "and time division 0"),
+    "no ticks in a SMPTE frame": (header(division=0xE700) + GOOD_TRACK, "and time division 59136"),
+    "format 3": (header(3) + GOOD_TRACK, "found format 3"),
     "status byte as data": (header() + chunk(b"MTrk", bytes([0, 0x90, 60, 0x90])), "not a readable MIDI file"),
     "program change without data": (header() + chunk(b"MTrk", bytes([0, 0xC0, 0x90])), "not a readable MIDI file"),
     "data without status": (header() + chunk(b"MTrk", bytes([0, 60, 90])), "not a readable MIDI file"),
     "undefined status": (header() + chunk(b"MTrk", bytes([0, 0xF4, 90])), "not a readable MIDI file"),
-    "text longer than the file": (header() + chunk(b"MTrk", bytes([0, 0xFF, 1, 100])), "ends too early"),
+    "text longer than its track and the file": (header() + chunk(b"MTrk", bytes([0, 0xFF, 1, 100])), "ends too early"),
+    "text and track longer than the file": (header() + b"MTrk\0\0\0\x68" + bytes([0, 0xFF, 1, 100]), "ends too early"),
+    "tempo of two bytes": (
+        header() + chunk(b"MTrk", bytes([0, 0xFF, 0x51, 2, 9, 9, 0, 0, 0x90, 60, 90])),
+        "not a readable MIDI file",
+    ),
     "event beyond its track": (header() + b"MTrk\0\0\0\3" + bytes([0, 0x90, 60, 90]), "ends too early"),
     "endless tick count": (header() + chunk(b"MTrk", bytes([*[0xFF] * 20, 0x7F, 0x90, 60, 90])), "not a readable"),
     "lasting for days": (header() + chunk(b"MTrk", bytes([0xFF, 0xFF, 0xFF, 0x7F, 0x90, 60, 90])), "lasts 75 h"),
@@ -223,6 +235,8 @@ messages_of_any_kind = st.one_of(
     st.builds(control, st.sampled_from([1, SUSTAIN, SOSTENUTO, SOFT]), sevenbit, times),
     st.builds(tempo, st.integers(0, 0xFFFFFF), times),
     st.builds(mido.Message, st.just("program_change"), program=sevenbit, time=times),
+    st.builds(mido.Message, st.just("aftertouch"), value=sevenbit, time=times),
+    st.builds(mido.Message, st.just("pitchwheel"), pitch=st.integers(-8192, 8191), time=times),
     st.builds(mido.Message, st.just("sysex"), data=st.lists(sevenbit, max_size=3), time=times),
     st.builds(mido.MetaMessage, st.just("text"), text=st.text("aé", max_size=150), time=times),
 )

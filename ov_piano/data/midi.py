@@ -110,7 +110,8 @@ def _read_events(path: Path | str) -> MidiEvents:
         raise InputError(f"{path}: MIDI file without tracks")
     ticks = events.division & 0xFF if events.division & SMPTE else events.division
     if ticks == 0 or events.midi_format not in (0, 1, 2):
-        raise InputError(f"{path}: MIDI header with format {events.midi_format} and time division {events.division}")
+        found = f"format {events.midi_format} and time division {events.division}"
+        raise InputError(f"{path}: expected a MIDI file of format 0, 1 or 2 with ticks, found {found}")
     return events
 
 
