@@ -13,7 +13,6 @@ import copy
 import os
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +24,10 @@ from ov_piano.data.chunks import ChunkDataset, RecordingDataset
 from ov_piano.data.hdf5 import StorePair, open_pair
 from ov_piano.data.loader import training_loader
 from ov_piano.data.splits import midi_paths, split_indices
-from ov_piano.device import DEFAULT_DEVICE, select_device
+from ov_piano.device import DEFAULT_DEVICE
 from ov_piano.errors import InputError
 from ov_piano.evaluation.ground_truth import load_ground_truths
 from ov_piano.log import RunLog, timestamp
-from ov_piano.model.fast_training import fast_forward
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
 from ov_piano.plots.learning_curve import LearningCurve
@@ -37,10 +35,11 @@ from ov_piano.training.batch_norm import reestimate_statistics
 from ov_piano.training.breakpoint import BreakpointFile
 from ov_piano.training.cross_validation import CrossValidation, in_words, summary
 from ov_piano.training.interrupt import StopRequest
+from ov_piano.training.processes import Processes
 from ov_piano.training.run import TrainingRun
 from ov_piano.training.sgdr import CyclicDecay
 from ov_piano.training.state import find_state
-from ov_piano.training.step import TrainingStep, sgd
+from ov_piano.training.step import TrainingForward, TrainingStep, sgd
 from ov_piano.transcription.decoder import Decoder
 
 XV_TAKE_ONE_EVERY = 5  # validation recordings
@@ -126,13 +125,13 @@ def build_model(conf: ConfDef, device: torch.device) -> OnsetVelocityNet:
     return model.to(device)
 
 
-def build_run(conf: ConfDef, pair: StorePair, device: torch.device) -> TrainingRun:
+def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingRun:
     """The training at its first step, or where RESUME says."""
-    model = build_model(conf, device)
+    model = processes.synchronise_norms(build_model(conf, processes.device))
+    fast = conf.FAST and processes.world == 1  # its batch norms know of one process only
     schedule = CyclicDecay(conf.LR_MAX, conf.LR_MIN, conf.LR_PERIOD, conf.LR_DECAY, conf.LR_SLOWDOWN)
-    forward = partial(fast_forward, model) if conf.FAST else partial(model, trainable_onsets=conf.TRAINABLE_ONSETS)
     training_step = TrainingStep(
-        forward,
+        processes.parallel(TrainingForward(model, conf.TRAINABLE_ONSETS, fast)),
         sgd(model, conf.MOMENTUM, conf.WEIGHT_DECAY),
         schedule,
         positives_weight=conf.ONSET_POSITIVES_WEIGHT,
@@ -143,7 +142,7 @@ def build_run(conf: ConfDef, pair: StorePair, device: torch.device) -> TrainingR
     training = TrainingRun(
         model,
         training_step,
-        device,
+        processes,
         conf.RANDOM_SEED,
         names=[metadata.basename for metadata in pair.metadata],
         wants_pause=BreakpointFile("breakpoint.json").wants_pause,
@@ -155,7 +154,7 @@ def build_run(conf: ConfDef, pair: StorePair, device: torch.device) -> TrainingR
     return training
 
 
-def build_cross_validation(conf: ConfDef, pair: StorePair, device: torch.device) -> CrossValidation:
+def build_cross_validation(conf: ConfDef, pair: StorePair, processes: Processes) -> CrossValidation:
     """Every fifth validation recording with its ground truth."""
     indices = split_indices(pair, "validation")[::XV_TAKE_ONE_EVERY]
     paths = midi_paths(pair, indices, conf.MAESTRO_PATH, conf.MAESTRO_VERSION, conf.MAPS_PATH)
@@ -169,7 +168,7 @@ def build_cross_validation(conf: ConfDef, pair: StorePair, device: torch.device)
         conf.XV_CHUNK_OVERLAP,
         conf.XV_TOLERANCE_SECS,
         conf.XV_TOLERANCE_VEL,
-        device,
+        processes,
     )
 
 
@@ -179,7 +178,7 @@ def model_in_use(conf: ConfDef, training: TrainingRun, chunks: ChunkDataset) -> 
     if conf.BN_REESTIMATE_BATCHES:
         items = np.random.default_rng(conf.RANDOM_SEED).permutation(len(chunks))
         batches = items[: conf.BN_REESTIMATE_BATCHES * conf.TRAIN_BS].reshape(conf.BN_REESTIMATE_BATCHES, -1)
-        reestimate_statistics(model, (chunks.__getitems__(b).logmel.to(training.device) for b in batches))
+        reestimate_statistics(model, (chunks.__getitems__(b).logmel.to(training.processes.device) for b in batches))
     return model
 
 
@@ -192,16 +191,16 @@ def snapshot_path(conf: ConfDef, step: int, onset_f1: float | None = None) -> Pa
 def main(conf: ConfDef) -> None:
     """Train to the end of the last epoch, MAX_STEPS, or Ctrl-C, which saves the state first."""
     with (
-        RunLog(conf.OUTPUT_DIR, timestamp()) as log,
+        Processes.from_environment(conf.DEVICE) as processes,
+        RunLog(conf.OUTPUT_DIR, timestamp(), processes.is_first) as log,
         StopRequest() as stop,
         LearningCurve(conf.OUTPUT_DIR, log.writer) as curve,
     ):
         log.note(to_yaml(conf))
-        device = select_device(conf.DEVICE)
         pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
         chunks = training_chunks(conf, pair)
-        cross_validation = build_cross_validation(conf, pair, device)
-        training = build_run(conf, pair, device)
+        cross_validation = build_cross_validation(conf, pair, processes)
+        training = build_run(conf, pair, processes)
         if training.resumed_from:
             log.info("resumed from %s at step %d", training.resumed_from, training.step)
 
@@ -216,14 +215,16 @@ def main(conf: ConfDef) -> None:
             save(model, scores["F1"])
 
         def save(model: torch.nn.Module, onset_f1: float | None = None) -> None:
-            path = snapshot_path(conf, training.step, onset_f1)
-            save_snapshot(model, path)
-            log.info("saved %s", path)
+            if processes.is_first:
+                path = snapshot_path(conf, training.step, onset_f1)
+                save_snapshot(model, path)
+                log.info("saved %s", path)
 
         def finished() -> bool:
-            return bool(stop) or training.epoch == conf.NUM_EPOCHS or training.step == conf.MAX_STEPS
+            return training.epoch == conf.NUM_EPOCHS or training.step == conf.MAX_STEPS
 
-        with training_loader(chunks, conf.TRAIN_BS, conf.DATALOADER_WORKERS, conf.RANDOM_SEED) as loader:
+        share = {"rank": processes.rank, "world": processes.world}
+        with training_loader(chunks, conf.TRAIN_BS, conf.DATALOADER_WORKERS, conf.RANDOM_SEED, **share) as loader:
             log.info("%d chunks, %d batches an epoch", len(chunks), loader.batches_per_epoch)
             while not finished():
                 for batch in loader.batches(training.epoch, training.batch):
@@ -236,14 +237,15 @@ def main(conf: ConfDef) -> None:
                         validate()
                     elif report.cycle_ends:
                         save(model_in_use(conf, training, chunks))
-                    if validates or report.cycle_ends or stop or training.step % conf.SAVE_EVERY == 0:
+                    stops = processes.any(bool(stop))
+                    if validates or report.cycle_ends or stops or training.step % conf.SAVE_EVERY == 0:
                         training.save_state()
+                    if stops:
+                        raise KeyboardInterrupt
                     if finished():
                         break
                 else:
                     training.next_epoch()
-        if stop:
-            raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+
 
 def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics of ``model``, in eval mode, by averages over ``batches``, (b, mels, t) each.
@@ -13,7 +15,7 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     of the last batch. Here every batch counts the same, and there is no dropout, as in use.
     Norms whose weights are frozen keep their statistics.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.weight.requires_grad]
+    norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.weight.requires_grad]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ov_piano.data.chunks import RecordingDataset
 from ov_piano.evaluation.evaluate import transcribe_dataset
 from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS, best_row, search
+from ov_piano.training.processes import Processes
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.strided import Infer
 
@@ -32,19 +32,25 @@ class CrossValidation:
     overlap_secs: float
     tolerance_secs: float
     tolerance_vel: float
-    device: torch.device
+    processes: Processes
 
     def __call__(self, infer: Infer) -> pd.DataFrame:
-        """Mean scores over the recordings, a row a threshold, as `search` gives them."""
+        """Mean scores over the recordings, a row a threshold, as `search` gives them.
+
+        The recordings are shared out over the processes, all of which get the result.
+        """
+        mine = RecordingDataset(self.recordings.pair, self.processes.share(self.recordings.indices))
         events = transcribe_dataset(
             infer,
             self.decoder,
-            self.recordings,
+            mine,
             min(self.thresholds),
             chunk_secs=self.chunk_secs,
             overlap_secs=self.overlap_secs,
-            device=self.device,
+            device=self.processes.device,
+            what="cross-validation",
         )
+        events = self.processes.collect(events)
         return search(
             self.references,
             events,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,8 +12,9 @@ from torch import nn
 
 from ov_piano.data.chunks import Chunks
 from ov_piano.errors import InputError
+from ov_piano.training.processes import Processes
 from ov_piano.training.state import TrainingState, seed_step
-from ov_piano.training.step import Losses, TrainingStep
+from ov_piano.training.step import TrainingStep
 
 
 class StepReport(NamedTuple):
@@ -38,7 +40,7 @@ class TrainingRun:
 
     model: nn.Module
     training_step: TrainingStep
-    device: torch.device
+    processes: Processes
     seed: int
     names: Sequence[str]
     wants_pause: Callable[[int], bool]
@@ -57,25 +59,27 @@ class TrainingRun:
         started = time.perf_counter()
         self.model.train()
         step = self.step + 1
-        seed_step(self.seed, step)
-        logmel = chunks.logmel.to(self.device, non_blocking=True)
-        key_velocities = chunks.key_velocities.to(self.device, non_blocking=True)
+        seed_step(self.seed, step, self.processes.rank)
+        logmel = chunks.logmel.to(self.processes.device, non_blocking=True)
+        key_velocities = chunks.key_velocities.to(self.processes.device, non_blocking=True)
         losses = self.training_step.losses(logmel, key_velocities)
+        onset, velocity = self.processes.mean(torch.stack([losses.onset.detach(), losses.velocity.detach()])).tolist()
         if self.wants_pause(step):
             breakpoint()
-        if not torch.isfinite(losses.total):
-            self._stop_at(losses, chunks)
+        if not isfinite(onset + velocity):
+            self._stop_at(onset, velocity, chunks)
         lr, cycle_ends = self.training_step.update(losses, step)
         self.step, self.batch = step, self.batch + 1
-        secs = time.perf_counter() - started
-        return StepReport(losses.onset.item(), losses.velocity.item(), lr, secs, cycle_ends)
+        return StepReport(onset, velocity, lr, time.perf_counter() - started, cycle_ends)
 
     def next_epoch(self) -> None:
         """Move on to the first batch of the next epoch."""
         self.epoch, self.batch = self.epoch + 1, 0
 
     def save_state(self) -> Path:
-        """Save all that `resume` needs."""
+        """Save all that `resume` needs; of several processes the first one does."""
+        if not self.processes.is_first:
+            return self.states_folder
         return TrainingState.of(
             self.model,
             self.training_step.optimizer,
@@ -95,10 +99,9 @@ class TrainingRun:
         self.step, self.epoch, self.batch = state.step, state.epoch, state.batch
         self.resumed_from = path
 
-    def _stop_at(self, losses: Losses, chunks: Chunks) -> None:
+    def _stop_at(self, onset_loss: float, velocity_loss: float, chunks: Chunks) -> None:
         names = sorted({self.names[index] for index in chunks.recordings.tolist()})
         raise InputError(
-            f"step {self.step + 1}: the loss is not finite (onset {losses.onset.item():g}, velocity "
-            f"{losses.velocity.item():g}), a lower LR_MAX may help; state saved in {self.save_state()}, "
-            f"recordings of the batch: {', '.join(names)}"
+            f"step {self.step + 1}: the loss is not finite (onset {onset_loss:g}, velocity {velocity_loss:g}), a lower "
+            f"LR_MAX may help; state saved in {self.save_state()}, recordings of the batch: {', '.join(names)}"
         )

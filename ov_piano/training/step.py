@@ -6,6 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ov_piano.model.fast_training import fast_forward
+from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.training.losses import onset_loss, velocity_loss
 from ov_piano.training.sgdr import CyclicDecay
 from ov_piano.training.targets import training_targets
@@ -19,6 +21,19 @@ class Losses(NamedTuple):
     total: Tensor
     onset: Tensor
     velocity: Tensor  # with its weight in the total
+
+
+class TrainingForward(nn.Module):
+    """The model's forward pass as training calls it, as a module of its own for `DistributedDataParallel`."""
+
+    def __init__(self, model: OnsetVelocityNet, trainable_onsets: bool, fast: bool):
+        super().__init__()
+        self.model, self.trainable_onsets, self.fast = model, trainable_onsets, fast
+
+    def forward(self, logmel: Tensor) -> tuple[list[Tensor], Tensor]:
+        if self.fast and self.trainable_onsets:
+            return fast_forward(self.model, logmel)
+        return self.model(logmel, self.trainable_onsets)
 
 
 class TrainingStep:

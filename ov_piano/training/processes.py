@@ -1,0 +1,127 @@
+"""One training in several processes, started by ``torchrun``: a GPU each, or parts of a CPU.
+
+Every process computes its share of each batch; gradients, batch-norm statistics and reported
+losses are those of the whole batch, so that the number of processes does not change the result.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
+
+from ov_piano.device import select_device
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The process group, as a context manager; with ``world`` 1 there is none and all methods do nothing."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def from_environment(cls, device_name: str) -> "Processes":
+        """What torchrun has set: ``RANK``, ``WORLD_SIZE`` and, to choose among GPUs, ``LOCAL_RANK``."""
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world > 1 and device_name == "cuda":
+            device_name = f"cuda:{os.environ['LOCAL_RANK']}"
+        return cls(select_device(device_name), int(os.environ.get("RANK", "0")), world)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes files and logs."""
+        return self.rank == 0
+
+    def __enter__(self) -> "Processes":
+        if self.world > 1:
+            if self.device.type == "cuda":
+                torch.cuda.set_device(self.device)
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.world > 1:
+            dist.destroy_process_group()
+
+    def synchronise_norms(self, model: nn.Module) -> nn.Module:
+        """``model`` with batch norms that take their statistics over all processes; same parameters and names."""
+        if self.world == 1:
+            return model
+        if self.device.type == "cuda":
+            return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        for module in model.modules():
+            for name, child in module.named_children():
+                if isinstance(child, nn.BatchNorm2d):
+                    setattr(module, name, CpuSyncBatchNorm.like(child))
+        return model
+
+    def parallel(self, module: nn.Module) -> nn.Module:
+        """``module`` with gradients averaged over the processes."""
+        if self.world == 1:
+            return module
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, device_ids=ids)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of ``values`` over the processes."""
+        if self.world > 1:
+            dist.all_reduce(values)
+            values /= self.world
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set in any process."""
+        return bool(self.mean(torch.tensor(float(flag), device=self.device)) > 0)
+
+    def share(self, items: Sequence[Any]) -> Sequence[Any]:
+        """This process's part of ``items``."""
+        return items[self.rank :: self.world]
+
+    def collect(self, parts: Sequence[Any]) -> list[Any]:
+        """The results for all items, in their order, from each process's results for its share."""
+        if self.world == 1:
+            return list(parts)
+        gathered: list[Any] = [None] * self.world
+        dist.all_gather_object(gathered, list(parts))
+        whole: list[Any] = [None] * sum(map(len, gathered))
+        for rank, its in enumerate(gathered):
+            whole[rank :: self.world] = its
+        return whole
+
+
+class CpuSyncBatchNorm(nn.BatchNorm2d):
+    """What `nn.SyncBatchNorm` does, which needs GPUs, on the CPU."""
+
+    @classmethod
+    def like(cls, norm: nn.BatchNorm2d) -> "CpuSyncBatchNorm":
+        """A synchronised norm with the parameters and buffers of ``norm`` themselves, not copies."""
+        new = cls(norm.num_features, norm.eps, norm.momentum)
+        new.weight, new.bias = norm.weight, norm.bias
+        for name, buffer in norm.named_buffers():
+            setattr(new, name, buffer)
+        return new.train(norm.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shapes (b, c, f, t) in and out; all processes have the same b."""
+        if not self.training:
+            return super().forward(x)
+        world = dist.get_world_size()
+        mean = all_reduce(x.mean((0, 2, 3), keepdim=True)) / world  # (1, c, 1, 1)
+        centred = x - mean
+        variance = all_reduce(centred.square().mean((0, 2, 3), keepdim=True)) / world  # (1, c, 1, 1)
+        self._update_statistics(mean.detach().flatten(), variance.detach().flatten(), world * x[:, 0].numel())
+        scale = self.weight[:, None, None] * torch.rsqrt(variance + self.eps)
+        return torch.addcmul(self.bias[:, None, None], centred, scale)
+
+    def _update_statistics(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        self.num_batches_tracked += 1
+        newest = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, newest)
+        self.running_var.lerp_(variance * count / (count - 1), newest)
