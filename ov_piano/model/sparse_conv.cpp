@@ -55,6 +55,14 @@ struct Plan {
     int blocks;
 };
 
+struct Epilogue {  // what follows the convolution in a trained network; out has c channels then
+    const float* shifts;  // (blocks * O)
+    const float* gates;   // (b, c): z = relu(skip) + gate * relu(context), the outputs being context and skip; or null
+    const float* scales;  // (c, f, 2): out = leaky_relu(scale * z + shift)
+    float slope;
+    float* sums;  // (b, c, f): of out over time, to be added to
+};
+
 struct Tile {  // GROUPS groups of OUT rows from f, `frames` frames from t
     int b, f, t, frames;
 };
@@ -126,22 +134,40 @@ static void add_terms(const float* x, const int* offsets, const float* weights, 
         for (int v = 0; v < V; v++) *(Vec*)(out + o * WIDTH + v * LANES) = sum[o][v];
 }
 
+// One row of the output of `e`: from `context`, which it may overwrite, and `skip`
+static float finish(const Epilogue& e, const Tensor& out, int b, int c, int f, int frames, float* context,
+                    const float* skip) {
+    const float shift = e.shifts[c], skip_shift = e.gates ? e.shifts[c + out.channels] : 0, slope = e.slope;
+    const float gate = e.gates ? e.gates[b * out.channels + c] : 0;
+    const float norm_scale = e.scales[(c * out.f + f) * 2], norm_shift = e.scales[(c * out.f + f) * 2 + 1];
+    float sum = 0;
+    for (int t = 0; t < frames; t++) {
+        const float h = context[t] + shift, s = skip[t] + skip_shift;
+        const float z = e.gates ? (s > 0 ? s : 0) + gate * (h > 0 ? h : 0) : h;
+        const float u = norm_scale * z + norm_shift;
+        context[t] = u > 0 ? u : slope * u;
+        sum += context[t];
+    }
+    return sum;
+}
+
 template <int O, bool W>
-static void convolve(const Tensor& x, const Tensor& out, const float* weights, const Plan& plan) {
+static void convolve(const Tensor& x, const Tensor& out, const float* weights, const Plan& plan, const Epilogue* e) {
     using R = Rows<W>;
     const auto offsets = term_offsets<W>(plan, x);
     const auto tiles = tiles_of<W>(x);
 #pragma omp parallel
     {
-        std::vector<float> scratch(scratch_size<W>(x));
-        alignas(64) float points[R::POINTS][O][WIDTH], line[WIDTH];
+        std::vector<float> scratch(scratch_size<W>(x)), lines(plan.blocks * O * R::OUT * WIDTH);
+        alignas(64) float points[R::POINTS][O][WIDTH];
+        const auto line = [&](int c, int r) { return &lines[(c * R::OUT + r) * WIDTH]; };
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < tiles.size(); i++) {
             const Tile tile = tiles[i];
             load_tile<W>(x, tile, scratch.data());
-            for (int g = 0, f = tile.f; g < R::GROUPS && f < x.f; g++, f += R::OUT)
+            for (int g = 0, f = tile.f; g < R::GROUPS && f < x.f; g++, f += R::OUT) {
+                const float* from = scratch.data() + g * R::POINTS * x.width();
                 for (int j = 0; j < plan.blocks; j++) {
-                    const float* from = scratch.data() + g * R::POINTS * x.width();
                     for (int p = 0; p < R::POINTS; p++) {
                         const int begin = plan.begins[j * R::POINTS + p];
                         const int n = plan.begins[j * R::POINTS + p + 1] - begin;
@@ -154,18 +180,26 @@ static void convolve(const Tensor& x, const Tensor& out, const float* weights, c
                     }
                     for (int o = 0; o < O; o++)
 #pragma GCC unroll 4
-                        for (int r = 0; r < R::OUT; r++) {
-                            if (f + r >= x.f) break;
+                        for (int r = 0; r < R::OUT; r++)
                             for (int t = 0; t < tile.frames; t += LANES) {
                                 Vec sum = {};
 #pragma GCC unroll 6
                                 for (int p = 0; p < R::POINTS; p++)
                                     if (R::TO_OUT[r][p] != 0) sum += R::TO_OUT[r][p] * *(const Vec*)&points[p][o][t];
-                                *(Vec*)(line + t) = sum;
+                                *(Vec*)(line(j * O + o, r) + t) = sum;
                             }
-                            std::memcpy(out.row(tile.b, j * O + o, f + r) + tile.t, line, tile.frames * 4);
-                        }
                 }
+                for (int c = 0; c < out.channels; c++)
+                    for (int r = 0; r < R::OUT && f + r < x.f; r++) {
+                        if (e) {
+                            const float* skip = line(e->gates ? c + out.channels : c, r);
+                            const float sum = finish(*e, out, tile.b, c, f + r, tile.frames, line(c, r), skip);
+#pragma omp atomic
+                            e->sums[(size_t(tile.b) * out.channels + c) * x.f + f + r] += sum;
+                        }
+                        std::memcpy(out.row(tile.b, c, f + r) + tile.t, line(c, r), tile.frames * 4);
+                    }
+            }
         }
     }
 }
@@ -231,8 +265,9 @@ static void weight_gradient(const Tensor& x, const Tensor& gradient, float* out,
     else if (outputs == 3) function<3, false>(__VA_ARGS__);
 
 extern "C" {
-void sparse_conv(const Tensor* x, const Tensor* out, const float* weights, const Plan* plan, int outputs, int winograd) {
-    DISPATCH(convolve, *x, *out, weights, *plan)
+void sparse_conv(const Tensor* x, const Tensor* out, const float* weights, const Plan* plan, int outputs, int winograd,
+                 const Epilogue* epilogue) {
+    DISPATCH(convolve, *x, *out, weights, *plan, epilogue)
 }
 void sparse_conv_weight_gradient(const Tensor* x, const Tensor* gradient, float* out, const Plan* plan, int outputs,
                                  int winograd) {

@@ -184,13 +184,43 @@ class _Plan(ctypes.Structure):
     _fields_ = [("terms", ctypes.c_void_p), ("begins", ctypes.c_void_p), ("blocks", ctypes.c_int)]
 
 
+class _Epilogue(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("shifts", "gates", "scales")),
+        ("slope", ctypes.c_float),
+        ("sums", ctypes.c_void_p),
+    ]
+
+
 def convolve(x: Tensor, plan: Plan, weights: Tensor) -> Tensor:
     """``plan`` carried out with ``weights`` (..., channels of a block): (b, c_in, f, t) -> (b, c_out, f, t)."""
     x, weights = x.contiguous(), weights.contiguous()
     outputs = weights.shape[-1]
     out = x.new_empty(x.shape[0], plan.blocks * outputs, *x.shape[2:])
-    library(SOURCE).sparse_conv(*_tensors(plan, x, out), _pointer(weights), *_rest(plan, outputs))
+    library(SOURCE).sparse_conv(*_tensors(plan, x, out), _pointer(weights), *_rest(plan, outputs), None)
     return out
+
+
+def convolve_and_finish(
+    x: Tensor, plan: Plan, weights: Tensor, shifts: Tensor, gates: Tensor | None, scales: Tensor, slope: float
+) -> tuple[Tensor, Tensor]:
+    """As :func:`convolve`, then what follows in a trained network; returns the output and its mean (b, c) over f, t.
+
+    With gates, the convolution's channels are ``context`` and ``skip``, half of them each.
+
+    :param shifts: (channels of the convolution,) to be added
+    :param gates: (b, c) for ``z = relu(skip) + gates * relu(context)``, or None
+    :param scales: (c, f, 2) for ``leaky_relu(scale * z + shift)``
+    """
+    x, weights, shifts, scales = (tensor.contiguous() for tensor in (x, weights, shifts, scales))
+    gates = None if gates is None else gates.contiguous()
+    b, _, f, t = x.shape
+    out = x.new_empty(b, len(scales), f, t)
+    sums = x.new_zeros(b, len(scales), f)
+    pointers = (None if tensor is None else tensor.data_ptr() for tensor in (shifts, gates, scales))
+    epilogue = ctypes.byref(_Epilogue(*pointers, slope, sums.data_ptr()))
+    library(SOURCE).sparse_conv(*_tensors(plan, x, out), _pointer(weights), *_rest(plan, weights.shape[-1]), epilogue)
+    return out, sums.sum(dim=2) / (f * t)
 
 
 def correlate(x: Tensor, gradient: Tensor, plan: Plan, outputs: int) -> Tensor:
