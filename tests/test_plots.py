@@ -266,7 +266,7 @@ def test_each_note_is_drawn_once_and_each_frame_at_its_time():
     assert row_1[0].images[0].get_extent()[2:] == pytest.approx([mel(50), mel(8000)])
     assert row_1[1].images[0].get_extent()[2:] == [20.5, 108.5]
     assert (np.ma.getmaskarray(row_1[2].images[0].get_array()) == (its.onset_probs[:, :frames] < 0.1)).all()
-    assert row_1[3].get_ylim() == (57.5, 66.5)
+    assert row_1[3].get_ylim() == (45.5, 74.5)
     assert figure.get_suptitle() == "title\n1 hit; 0 hit, velocity off; 3 missed; 1 false"
 
 

@@ -19,6 +19,7 @@ ROWS_A_PAGE = 4
 WIDTH, ROW_HEIGHT, HEAD_HEIGHT = 16, 8, 1  # inches
 PANEL_HEIGHTS = (1.4, 1.8, 1.8, 2.6)  # relative
 VELOCITY_TICKS = (0, 32, 64, 96, 127)
+LEAST_RANGE = (48, 72)  # MIDI notes that are always shown: C3 to C5
 MARGIN_NOTES = 2  # shown beyond the lowest and highest note
 LEAST_PROB = 0.1  # where onsets are less probable, velocities mean nothing and are not shown
 OUTCOMES = {  # name -> looks of its mark
@@ -153,6 +154,6 @@ def _draw_events(axes: Axes, notes: dict[str, np.ndarray], begin: float, end: fl
 
 def _note_range(recording: Transcribed) -> tuple[int, int]:
     """Lowest and highest MIDI note to show."""
-    notes = np.concatenate([recording.reference[:, 2], recording.estimate[:, 1], [60]])
+    notes = np.concatenate([recording.reference[:, 2], recording.estimate[:, 1], LEAST_RANGE])
     lowest, highest = int(notes.min()) - MARGIN_NOTES, int(notes.max()) + MARGIN_NOTES
     return max(lowest, LOWEST_NOTE), min(highest, LOWEST_NOTE + len(recording.onset_probs) - 1)
