@@ -1,0 +1,85 @@
+"""The names of the HDF5 files carry their parameters, and are read back from there."""
+
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import parse
+
+from ov_piano.constants import MIDI_VALUES, ROLL_ROWS
+from ov_piano.data.maestro import MaestroMetadata
+from ov_piano.data.maps import MapsMetadata
+from ov_piano.errors import InputError
+
+METADATA_CLASSES = {
+    "MAESTROv1": MaestroMetadata,
+    "MAESTROv2": MaestroMetadata,
+    "MAESTROv3": MaestroMetadata,
+    "MAPS": MapsMetadata,
+}
+_MEL_NAME = "{dataset}_logmel_sr={sample_rate:d}_stft={window:d}w{hop:d}h_mel={mels:d}({fmin:d}-{fmax:d}).h5"
+_ROLL_NAME = "{dataset}_roll_quant={frame_secs:g}_midivals={midi_values:d}_extendsus={extend_sustain}.h5"
+
+
+class MelName(NamedTuple):
+    """Parameters of a log-mel store: rates in Hz, lengths in samples."""
+
+    dataset: str
+    sample_rate: int
+    window: int
+    hop: int
+    mels: int
+    fmin: int
+    fmax: int
+
+    @property
+    def frame_secs(self) -> float:
+        return self.hop / self.sample_rate if self.sample_rate else math.nan
+
+    @property
+    def height(self) -> int:
+        return self.mels
+
+    def __str__(self) -> str:
+        return _MEL_NAME.replace(":d}", "}").format(**self._asdict())
+
+
+class RollName(NamedTuple):
+    """Parameters of a piano-roll store."""
+
+    dataset: str
+    frame_secs: float
+    extend_sustain: bool
+
+    @property
+    def height(self) -> int:
+        return ROLL_ROWS
+
+    def __str__(self) -> str:
+        pattern = _ROLL_NAME.replace(":d}", "}").replace(":g}", "}")
+        return pattern.format(midi_values=MIDI_VALUES, **self._asdict())
+
+
+def parse_mel_name(path: str | os.PathLike) -> MelName:
+    """:raises InputError: the name is not one that `MelName` makes."""
+    name = Path(path).name
+    found = parse.parse(_MEL_NAME, name, case_sensitive=True)
+    return _same_name(found and MelName(**found.named), path, MelName("MAESTROv3", 16000, 2048, 384, 250, 50, 8000))
+
+
+def parse_roll_name(path: str | os.PathLike) -> RollName:
+    """:raises InputError: the name is not one that `RollName` makes."""
+    name = Path(path).name
+    found = parse.parse(_ROLL_NAME, name, case_sensitive=True)
+    parsed = found and RollName(found["dataset"], found["frame_secs"], found["extend_sustain"] == "True")
+    return _same_name(parsed, path, RollName("MAESTROv3", 0.024, True))
+
+
+def _same_name(parsed, path, example):
+    """``parsed`` if it makes the name of ``path`` again and makes sense: catches what the pattern lets through."""
+    if parsed and str(parsed) == Path(path).name and parsed.dataset in METADATA_CLASSES:
+        numbers = [value for value in parsed[1:] if not isinstance(value, bool)]
+        if all(0 <= value < math.inf for value in numbers) and parsed.frame_secs > 0:
+            return parsed
+    raise InputError(f"{path}: expected a file name like {example} (MAESTROv1, v2, v3 or MAPS)")
