@@ -46,7 +46,7 @@ def training_args(toy_maestro, stores, output):
         f"HDF5_MEL_PATH={stores / MEL_NAME}",
         f"HDF5_ROLL_PATH={stores / ROLL_NAME}",
         f"OUTPUT_DIR={output}",
-        *("DEVICE=cpu", "TRAIN_BS=4", "TRAIN_BATCH_SECS=0.5", "DATALOADER_WORKERS=0", "LR_MAX=0.01", "LR_PERIOD=8"),
+        *("DEVICE=cpu", "TRAIN_BS=4", "TRAIN_BATCH_SECS=1", "DATALOADER_WORKERS=0", "LR_MAX=0.005", "LR_PERIOD=8"),
         *("DROPOUT=0", "BN_REESTIMATE_BATCHES=2", "FAST=false"),
     )
 
