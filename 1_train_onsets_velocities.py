@@ -93,7 +93,9 @@ class ConfDef:
     RANDOM_SEED: int = option(0, "makes a run repeatable: weights, order of the chunks, dropout", NON_NEGATIVE)
     MAX_STEPS: int | None = option(None, "stop after so many steps, if the epochs have not ended before", POSITIVE)
     SAVE_EVERY: int = option(100, "steps between saves of the training state", POSITIVE)
-    RESUME: str | None = option(None, "training state to continue from; auto takes the newest in OUTPUT_DIR")
+    RESUME: str | None = option(
+        None, "training state to continue from; auto: the newest in OUTPUT_DIR, or from the start where there is none"
+    )
     BN_REESTIMATE_BATCHES: int = option(
         0, "batches over which batch-norm statistics are averaged before cross-validation; 0 keeps them", NON_NEGATIVE
     )
@@ -149,8 +151,8 @@ def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingR
         states_folder=Path(conf.OUTPUT_DIR) / "training_states",
         conf_yaml=to_yaml(conf),
     )
-    if conf.RESUME:
-        training.resume(find_state(conf.RESUME, training.states_folder))
+    if state := find_state(conf.RESUME, training.states_folder):
+        training.resume(state)
     return training
 
 

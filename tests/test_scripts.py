@@ -151,7 +151,7 @@ def test_maps_from_preprocessing_to_evaluation(toy_maps, tmp_path):
         ("DECODER_GAUSS_KSIZE=10", "expected an odd number"),
         ("XV_CHUNK_OVERLAP=-1", "expected a number of at least 0"),
         ("DEVICE=gpu", "DEVICE=gpu: not a usable device"),
-        ("RESUME=auto", "no training state in"),
+        ("RESUME=nowhere.pt", "nowhere.pt: no such training state"),
         ("SNAPSHOT_INPATH=README.md", "README.md: not a snapshot"),
         ("HDF5_MEL_PATH=nowhere.h5", "nowhere.h5: expected a file name like"),
     ],

@@ -43,6 +43,8 @@ class TrainingState:
         """Write the state into ``folder`` in one piece and delete all but the last two."""
         folder = Path(folder)
         path = folder / NAME.format(step=self.step)
+        for left_by_a_kill in folder.glob(f".{NAME.format(step='*')}.*.partial"):
+            left_by_a_kill.unlink(missing_ok=True)
         save_atomically({field.name: getattr(self, field.name) for field in fields(self)}, path)
         for old in saved_states(folder)[:-KEPT]:
             old.unlink()
@@ -73,17 +75,16 @@ class TrainingState:
             raise InputError(f"{path}: state of another model: {str(error).splitlines()[0]}") from None
 
 
-def find_state(resume: str, folder: str | Path) -> Path:
-    """The state that RESUME means: a path, or the newest in ``folder`` for ``auto``.
+def find_state(resume: str | None, folder: str | Path) -> Path | None:
+    """The state that RESUME means: a path, or for ``auto`` the newest in ``folder``.
 
-    :raises InputError: there is none
+    ``auto`` without any state is a start from scratch, so that one command begins a run and
+    continues it after whatever ended it.
     """
     if resume != "auto":
-        return Path(resume)
+        return Path(resume) if resume else None
     states = saved_states(folder)
-    if not states:
-        raise InputError(f"RESUME=auto: no training state in {folder}")
-    return states[-1]
+    return states[-1] if states else None
 
 
 def saved_states(folder: str | Path) -> list[Path]:

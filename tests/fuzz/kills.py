@@ -1,0 +1,202 @@
+"""Scripts 0a and 1 killed (SIGKILL) at random moments and started again: the end must be that of a run left alone.
+
+Processes are forked from a server that has imported torch already, so that kills fall into the
+work and not into the seconds of importing.
+"""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from ov_piano.cli import run
+from ov_piano.training.state import TrainingState, saved_states
+from tests.conftest import write_toy_maestro
+from tests.scripts import MEL_NAME, ROLL_NAME, load_script
+
+PREPROCESSING, TRAINING = "0a_maestro_to_hdf5mel.py", "1_train_onsets_velocities.py"
+PATIENCE_SECS = 600  # for one run; longer is a hang
+TINY = ("DEVICE=cpu", "TRAIN_BS=2", "TRAIN_BATCH_SECS=1", "DATALOADER_WORKERS=0", "LR_MAX=0.5", "LR_PERIOD=5")
+
+
+class Broken(AssertionError):
+    """What a kill broke."""
+
+
+@dataclass
+class Report:
+    """What was done; ``finished`` runs were compared with the one that was left alone."""
+
+    kills: int = 0
+    finished: int = 0
+    moments: list[str] = field(default_factory=list)  # what had been reached when the kill came
+
+    def __str__(self) -> str:
+        reached = ", ".join(f"{self.moments.count(moment)} x {moment}" for moment in sorted(set(self.moments)))
+        return f"{self.kills} kills ({reached}), {self.finished} finished runs equal to the one left alone"
+
+
+def start(script: str, args: Sequence[str], output: Path) -> multiprocessing.Process:
+    """The script in a process of its own; what it prints goes to ``output.log``."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    log = output.with_name(f"{output.name}.log")
+    process = context.Process(target=_run, args=(script, (*args, f"OUTPUT_DIR={output}"), log))
+    process.start()
+    return process
+
+
+def _run(script: str, args: Sequence[str], log: Path) -> None:
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    torch.set_num_threads(1)
+    module = load_script(script)
+    run(module.main, module.ConfDef, args)
+
+
+def leave_alone(script: str, args: Sequence[str], output: Path) -> float:
+    """Run to the end; the seconds that it took."""
+    begin = time.monotonic()
+    finish(start(script, args, output), output)
+    return time.monotonic() - begin
+
+
+def finish(process: multiprocessing.Process, output: Path) -> None:
+    process.join(PATIENCE_SECS)
+    if process.exitcode is None:
+        process.kill()
+        raise Broken(f"{output}: still running after {PATIENCE_SECS} s")
+    if process.exitcode != 0:
+        log = output.with_name(f"{output.name}.log").read_text()
+        raise Broken(f"{output}: status {process.exitcode} after a kill: {log[-2000:]}")
+
+
+def kill_and_restart(
+    script: str,
+    args: Sequence[str],
+    folder: Path,
+    kills: int,
+    seed: int,
+    check: Callable[[Path], str],
+    check_end: Callable[[Path, Path], None],
+) -> Report:
+    """Kill ``kills`` times; whenever a run comes to its end, compare it and begin anew in an empty folder.
+
+    :param check: looks at the output folder after each kill, says what has been reached
+    :param check_end: compares the output folder with that of the run that was left alone
+    """
+    rng, report = random.Random(seed), Report()
+    alone = folder / "alone"
+    leave_alone(script, args, folder / "warm_up")  # starts the server, compiles what is compiled on first use
+    secs = leave_alone(script, args, alone)
+    output = folder / "killed_0"
+    while True:
+        process = start(script, args, output)
+        if report.kills < kills:
+            process.join(rng.uniform(0, secs))
+        if report.kills < kills and process.exitcode is None:
+            process.kill()
+            process.join()
+        if process.exitcode == -signal.SIGKILL:
+            report.kills += 1
+            report.moments.append(check(output))
+            continue
+        finish(process, output)
+        check_end(output, alone)
+        report.finished += 1
+        if report.kills >= kills:
+            return report
+        shutil.rmtree(output)
+        output = folder / f"killed_{report.finished}"
+
+
+# Script 0a
+
+
+def kill_preprocessing(folder: Path, kills: int, seed: int) -> Report:
+    """Script 0a on eight toy recordings, with one process."""
+    tree = write_toy_maestro(folder / "maestro-v3.0.0")
+    made: dict[str, int] = {}  # part -> time of its last change, in the run under way
+
+    def check(output: Path) -> str:
+        parts = {path.name: path.stat().st_mtime_ns for path in output.glob("*.parts/*.part")}
+        if parts and not made.items() <= parts.items():
+            raise Broken(f"{output}: recordings that had been done were done again")
+        made.clear()
+        made.update(parts)
+        for name in (MEL_NAME, ROLL_NAME):
+            if (output / name).exists():
+                _check_equal_stores(output / name, folder / "alone" / name)
+        if list(output.glob("*.done")) or (output / MEL_NAME).exists() or (output / ROLL_NAME).exists():
+            return "moving"
+        joining = [path for name in (MEL_NAME, ROLL_NAME) for path in output.glob(f"*.parts/{name}*")]
+        return "joining" if joining else f"{len(parts)} recordings done"
+
+    def check_end(output: Path, alone: Path) -> None:
+        made.clear()
+        if sorted(path.name for path in output.iterdir()) != [MEL_NAME, ROLL_NAME]:
+            raise Broken(f"{output}: left behind {[path.name for path in output.iterdir()]}")
+        for name in (MEL_NAME, ROLL_NAME):
+            _check_equal_stores(output / name, alone / name)
+
+    args = (f"MAESTRO_INPATH={tree}", "WORKERS=1")
+    return kill_and_restart(PREPROCESSING, args, folder, kills, seed, check, check_end)
+
+
+def _check_equal_stores(path: Path, other: Path) -> None:
+    with h5py.File(path) as one, h5py.File(other) as two:
+        for name in ("data", "metadata", "data_idxs"):
+            if not np.array_equal(one[name][()], two[name][()]):
+                raise Broken(f"{path}: {name} differs from that of a run left alone")
+
+
+# Script 1
+
+
+def kill_training(folder: Path, kills: int, seed: int, steps: int = 12) -> Report:
+    """Script 1 for a few steps on toy stores, its state saved at each, with a cross-validation on the way."""
+    tree, stores = write_toy_maestro(folder / "maestro-v3.0.0"), folder / "stores"
+    leave_alone(PREPROCESSING, (f"MAESTRO_INPATH={tree}", "WORKERS=1"), stores)
+    paths = (f"MAESTRO_PATH={tree}", f"HDF5_MEL_PATH={stores / MEL_NAME}", f"HDF5_ROLL_PATH={stores / ROLL_NAME}")
+    every = ("SAVE_EVERY=1", f"XV_EVERY={steps // 2}", f"MAX_STEPS={steps}", "RESUME=auto")
+
+    def check(output: Path) -> str:
+        states = saved_states(output / "training_states")
+        for path in states:
+            TrainingState.load(path)
+        for path in (output / "model_snapshots").glob("*.torch"):
+            torch.load(path, weights_only=True)
+        return f"step {TrainingState.load(states[-1]).step}" if states else "no state"
+
+    def check_end(output: Path, alone: Path) -> None:
+        _check_equal_states(*(saved_states(run_folder / "training_states")[-1] for run_folder in (output, alone)))
+        if left := list((output / "training_states").glob(".*")):
+            raise Broken(f"{output}: left behind {left}")
+
+    return kill_and_restart(TRAINING, (*paths, *TINY, *every), folder, kills, seed, check, check_end)
+
+
+def _check_equal_states(path: Path, other: Path) -> None:
+    """Bit for bit, except the configuration's output folder."""
+    one, two = TrainingState.load(path), TrainingState.load(other)
+    if (one.step, one.epoch, one.batch) != (two.step, two.epoch, two.batch):
+        raise Broken(f"{path}: ends at step {one.step}, the run left alone at {two.step}")
+    different = [name for name in two.model if not _same_bits(one.model[name], two.model[name])]
+    momenta, others = one.optimizer["state"], two.optimizer["state"]
+    different += [i for i in others if not _same_bits(momenta[i]["momentum_buffer"], others[i]["momentum_buffer"])]
+    if different or one.optimizer["param_groups"] != two.optimizer["param_groups"]:
+        raise Broken(f"{path}: differs from the run left alone in {different[:3] or 'the learning rate'}")
+
+
+def _same_bits(one: torch.Tensor, two: torch.Tensor) -> bool:
+    return one.numpy().tobytes() == two.numpy().tobytes()
