@@ -28,6 +28,7 @@ from ov_piano.device import DEFAULT_DEVICE
 from ov_piano.errors import InputError
 from ov_piano.evaluation.ground_truth import load_ground_truths
 from ov_piano.log import RunLog, timestamp
+from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
 from ov_piano.plots.learning_curve import LearningCurve
@@ -99,7 +100,7 @@ class ConfDef:
     BN_REESTIMATE_BATCHES: int = option(
         0, "batches over which batch-norm statistics are averaged before cross-validation; 0 keeps them", NON_NEGATIVE
     )
-    FAST: bool = option(True, "use the faster arrangement of the network where there is one; false: the plain one")
+    FAST: bool = option(True, "rearrange the network for speed; false: compute it as it is written down")
     BF16: bool = option(False, "compute in bfloat16 where autocast deems it safe")
 
     def __post_init__(self) -> None:
@@ -209,7 +210,7 @@ def main(conf: ConfDef) -> None:
         def validate() -> None:
             started = time.perf_counter()
             model = model_in_use(conf, training, chunks)
-            scores = summary(cross_validation(model.infer))
+            scores = summary(cross_validation(optimize_for_inference(model) if conf.FAST else model.infer))
             secs = time.perf_counter() - started
             log.record(step=training.step, xv=scores, xv_secs=secs)
             curve.refresh()

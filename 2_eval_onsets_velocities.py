@@ -40,6 +40,7 @@ from ov_piano.evaluation.report import (
     write_tables,
 )
 from ov_piano.evaluation.search import as_notes, best_row, reaches, score_recordings, search
+from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot
 from ov_piano.plots.evaluation import draw_recordings, draw_search
@@ -78,6 +79,7 @@ class ConfDef:
     INFERENCE_CHUNK_OVERLAP: float = option(11.0, "overlap in seconds of such pieces", NON_NEGATIVE)
     LEAKY_RELU_SLOPE: float = option(0.1, "slope of the leaky ReLUs below zero, as in training", NON_NEGATIVE)
     MAPS_PATH: str = option("datasets/MAPS", "folder of MAPS, where the HDF5 files are of MAPS")
+    FAST: bool = option(True, "rearrange the network for speed; false: compute it as it is written down")
     WORKERS: int = option(4, "processes that read MIDI files", POSITIVE)
 
     def __post_init__(self) -> None:
@@ -109,12 +111,7 @@ def load_model(conf: ConfDef, mels: int) -> Infer:
     device = select_device(conf.DEVICE)
     model = OnsetVelocityNet(mels, leaky_relu_slope=conf.LEAKY_RELU_SLOPE, init=False)
     model = load_snapshot(conf.SNAPSHOT_INPATH, model).to(device).eval()
-
-    def infer(logmel):
-        onset_stages, velocities = model(logmel)
-        return onset_stages[-1], velocities
-
-    return infer
+    return optimize_for_inference(model) if conf.FAST else model.infer
 
 
 def transcribe(conf: ConfDef, infer: Infer, recordings: Recordings, threshold: float, what: str) -> list[pd.DataFrame]:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
 from ov_piano.constants import FRAME_SECS
 from ov_piano.device import DEFAULT_DEVICE, select_device
 from ov_piano.errors import InputError
+from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.operating_point import PUBLISHED, read_operating_point
 from ov_piano.model.snapshot import load_snapshot
@@ -59,6 +59,7 @@ class Transcriber:
     :param device: "cpu", "cuda", "cuda:1" …
     :param chunk_secs, overlap_secs: seconds that the network sees at once, and of them shared with the next chunk
     :param gauss_std, gauss_ksize: see `Decoder`
+    :param fast: rearrange the network for speed; False: compute it as it is written down
     :raises InputError: a file or value that cannot be used
     """
 
@@ -73,10 +74,12 @@ class Transcriber:
         overlap_secs: float = OVERLAP_SECS,
         gauss_std: float = 1,
         gauss_ksize: int = 11,
+        fast: bool = True,
     ):
         self.snapshot = Path(snapshot or shipped_snapshot())
         self.device = select_device(device)
-        self.model = load_model(self.snapshot, device)
+        model = load_model(self.snapshot, device)
+        self.infer = optimize_for_inference(model) if fast else model.infer
         self.chunk_size, self.chunk_overlap = chunk_frames(chunk_secs, overlap_secs, FRAME_SECS)
         self.decoder = Decoder(gauss_std, gauss_ksize)
         point = read_operating_point(self.snapshot)
@@ -103,7 +106,7 @@ class Transcriber:
     def detect(self, logmel: SpooledLogMel, progress: Callable[[float], None] = lambda secs: None) -> pd.DataFrame:
         """The same from a log-mel; ``progress`` is told the seconds of each piece that is done."""
         events = detect_events(
-            self.infer,
+            lambda chunk: self.infer(chunk.to(self.device)),
             self.decoder,
             logmel.read,
             logmel.frames,
@@ -114,9 +117,3 @@ class Transcriber:
         )
         events["onset_secs"] = (events["onset_secs"] + self.shift).clip(lower=0.0)
         return events
-
-    def infer(self, logmel: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-mel (b, mels, t) -> onset logits of the last stage and velocity logits, (b, keys, t-1) each."""
-        with torch.inference_mode():
-            stages, velocities = self.model(logmel.to(self.device))
-        return stages[-1], velocities
