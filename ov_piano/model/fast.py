@@ -17,7 +17,7 @@ from ov_piano.model import sparse_conv
 from ov_piano.model.layers import ChannelsToKeys, ContextAwareModule, FrequencyToKeys, SubSpectralNorm
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.sparse_conv import POINTWISE, Branch
-from ov_piano.model.winograd import time_conv, transform_weight
+from ov_piano.model.winograd import time_conv_leaky_relu, transform_weight
 
 
 def optimize_for_inference(model: OnsetVelocityNet, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -25,11 +25,10 @@ def optimize_for_inference(model: OnsetVelocityNet, dtype: torch.dtype = torch.f
 
     It has its own copy of the weights as they are now.
 
-    :param dtype: bfloat16 lets autocast choose it for operations that it deems safe; it changes probabilities by a
-        few hundredths
+    :param dtype: float32, or bfloat16 for matrix products (in the network itself: what autocast deems safe)
     """
-    if sparse_conv.available() and next(model.parameters()).device.type == "cpu" and dtype == torch.float32:
-        return FastNet(model)
+    if sparse_conv.available() and next(model.parameters()).device.type == "cpu":
+        return FastNet(model, dtype)
     return LastStage(model, dtype)
 
 
@@ -47,32 +46,35 @@ class LastStage(nn.Module):
         return onset_stages[-1].float(), velocities.float()
 
 
+PIECE, HALO = 2048, 4  # frames
+
+
 class FastNet(nn.Module):
     """The network's parts as sequences of steps, each a function ``(x, mean) -> (x, mean)``.
 
     ``mean`` (b, c) is the mean of x over frequency and time, which context-aware modules ask for.
     """
 
-    def __init__(self, model: OnsetVelocityNet):
+    def __init__(self, model: OnsetVelocityNet, dtype: torch.dtype):
         super().__init__()
         with torch.no_grad():
-            self.input_norm = _sub_spectral_norm(model.specnorm, model.in_bins)
-            self.stem = _steps(model.stem, model.in_bins)
+            self.stem = _steps(nn.Sequential(model.specnorm, model.stem), model.in_bins, dtype)
             keys = model.stem[6].keys
-            self.onset_stages = [_steps(stage, keys) for stage in (model.first_stage, *model.refiner_stages)]
-            self.velocity_stage = _steps(model.velocity_stage, keys)
+            self.onset_stages = [_steps(stage, keys, dtype) for stage in (model.first_stage, *model.refiner_stages)]
+            self.velocity_stage = _steps(model.velocity_stage, keys, dtype)
 
     @torch.inference_mode()
     def forward(self, logmel: Tensor) -> tuple[Tensor, Tensor]:
         """log-mel (b, mels, t) in dB -> onset and velocity logits, (b, keys, t-1) each."""
         x = torch.stack([logmel[:, :, 1:], logmel.diff(dim=2)], dim=1)  # (b, 2, mels, t-1)
-        features = _run([self.input_norm, *self.stem], x)  # (b, 20, keys, t-1)
+        features = _run(self.stem, x)  # (b, 20, keys, t-1)
         onsets = sum(_run(stage, features) for stage in self.onset_stages)  # (b, 1, keys, t-1)
         velocities = _run(self.velocity_stage, torch.cat([features, onsets], dim=1))  # (b, 1, keys, t-1)
         return onsets.squeeze(1), velocities.squeeze(1)
 
 
 Step = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+LocalStep = Callable[[Tensor], Tensor]  # looks no more than HALO frames ahead or back
 
 
 def _run(steps: list[Step], x: Tensor) -> Tensor:
@@ -82,31 +84,34 @@ def _run(steps: list[Step], x: Tensor) -> Tensor:
     return x
 
 
-def _steps(module: nn.Module, bins: int) -> list[Step]:
+def _steps(module: nn.Module, bins: int, dtype: torch.dtype) -> list[Step]:
     """Steps for the layers of ``module``, whose input has ``bins`` rows; layers that belong together become one."""
     layers = [layer for layer in _layers(module) if not isinstance(layer, nn.Dropout)]
-    steps = []
+    steps, local_steps = [], []
     while layers:
         layer = layers.pop(0)
         if isinstance(layer, SubSpectralNorm):
-            steps.append(_sub_spectral_norm(layer, bins))
+            local_steps.append(_sub_spectral_norm(layer, bins))
             continue
         if isinstance(layer, ChannelsToKeys):
-            steps.append(lambda x, mean, layer=layer: (layer(x), None))
+            local_steps.append(layer)
+            bins = layers[0].bn.num_features if layers else 1
             continue
         norm = layers.pop(0) if layers and isinstance(layers[0], nn.BatchNorm2d | SubSpectralNorm) else None
         slope = layers.pop(0).negative_slope if layers and isinstance(layers[0], nn.LeakyReLU) else None
-        if isinstance(layer, ContextAwareModule):
-            steps.append(_context_aware(layer, norm, slope, bins))
-        elif isinstance(layer, FrequencyToKeys):
-            steps.append(_frequency_to_keys(layer, norm, slope))
-        elif layer.kernel_size == (3, 3):
-            steps.append(_small_conv(layer, norm, slope, bins))
-        elif layer.kernel_size == (1, 1):
-            steps.append(_pointwise(layer, norm, slope))
+        if isinstance(layer, FrequencyToKeys):
+            local_steps.append(_frequency_to_keys(layer, norm, slope, dtype))
+        elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (bins, 3):
+            local_steps.append(_collapse_keys(layer, norm, slope, dtype))
+            bins = 1
+        elif isinstance(layer, nn.Conv2d) and bins == 1:
+            local_steps.append(_pointwise(layer, norm, slope, dtype))
         else:
-            steps.append(_collapse_keys(layer, norm, slope))
-    return steps
+            steps += [_in_pieces(local_steps)] if local_steps else []
+            local_steps = []
+            convolve = _context_aware if isinstance(layer, ContextAwareModule) else _small_conv
+            steps.append(convolve(layer, norm, slope, bins))
+    return steps + ([_in_pieces(local_steps)] if local_steps else [])
 
 
 def _layers(module: nn.Module) -> Iterator[nn.Module]:
@@ -115,6 +120,23 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
             yield from _layers(layer)
     else:
         yield module
+
+
+def _in_pieces(local_steps: list[LocalStep]) -> Step:
+    """The steps one after the other for pieces that the processor's cache holds."""
+
+    def step(x: Tensor, mean: Tensor | None) -> tuple[Tensor, None]:
+        t = x.shape[-1]
+        pieces = []
+        for begin in range(0, t, PIECE):
+            end, low = min(begin + PIECE, t), max(0, begin - HALO)
+            piece = x[..., low : end + HALO]
+            for local_step in local_steps:
+                piece = local_step(piece)
+            pieces.append(piece[..., begin - low : end - low])
+        return torch.cat(pieces, dim=-1), None
+
+    return step
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -133,9 +155,8 @@ def _bin_table(norm: SubSpectralNorm | nn.BatchNorm2d, bins: int) -> Tensor:
 def _context_aware(module: ContextAwareModule, norm: nn.Module, slope: float, bins: int) -> Step:
     convs = [hdc[0] for hdc in module.hdcs]
     branches = (*(Branch(*conv.kernel_size, conv.dilation[1]) for conv in convs), *[POINTWISE] * len(convs))
-    scale, shifts = (
-        torch.cat(x) for x in zip(*map(_affine, [*(hdc[1] for hdc in module.hdcs), module.skip[1]]), strict=True)
-    )
+    inner_norms = [*(hdc[1] for hdc in module.hdcs), module.skip[1]]
+    scale, shifts = (torch.cat(x) for x in zip(*map(_affine, inner_norms), strict=True))
     weights = [conv.weight for conv in convs] + list(module.skip[0].weight.chunk(len(convs)))
     weights = [w * s[:, None, None, None] for w, s in zip(weights, scale.split(len(weights[0])), strict=True)]
     plan = sparse_conv.forward_plan(convs[0].in_channels, branches)
@@ -153,43 +174,39 @@ def _context_aware(module: ContextAwareModule, norm: nn.Module, slope: float, bi
 
 
 def _small_conv(conv: nn.Conv2d, norm: nn.Module, slope: float, bins: int) -> Step:
-    weights = conv.weight.split(4)
-    branches = (Branch(3, 3),) * len(weights)
+    weights = conv.weight.split(4 if conv.out_channels % 4 == 0 else 3)
+    branches = (Branch(*conv.kernel_size),) * len(weights)
     plan, packed = sparse_conv.forward_plan(conv.in_channels, branches), sparse_conv.forward_weights(branches, weights)
     scales, no_shifts = _bin_table(norm, bins), torch.zeros(conv.out_channels)
     return lambda x, mean: sparse_conv.convolve_and_finish(x, plan, packed, no_shifts, None, scales, slope)
 
 
-def _frequency_to_keys(module: FrequencyToKeys, norm: nn.BatchNorm2d, slope: float) -> Step:
+def _frequency_to_keys(module: FrequencyToKeys, norm: nn.BatchNorm2d, slope: float, dtype: torch.dtype) -> LocalStep:
     scale, shift = _affine(norm)
     weight = module.conv.weight.reshape(module.channels, module.keys, -1) * scale[:, None, None]  # (c, keys, bins)
-    return lambda x, mean: (functional.leaky_relu_((weight @ x).add_(shift[:, None, None]), slope), None)
+    weight, shift = weight.to(dtype), shift[:, None, None]
+    return lambda x: functional.leaky_relu_((weight @ x.to(dtype)).float().add_(shift), slope)
 
 
-def _sub_spectral_norm(norm: SubSpectralNorm, bins: int) -> Step:
+def _sub_spectral_norm(norm: SubSpectralNorm, bins: int) -> LocalStep:
     scale, shift = _bin_table(norm, bins)[:, :, None].unbind(dim=3)  # (c, bins, 1) each
-    return lambda x, mean: (torch.addcmul(shift, scale, x), None)
+    return lambda x: torch.addcmul(shift, scale, x)
 
 
-def _pointwise(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, slope: float | None) -> Step:
+def _pointwise(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, slope: float | None, dtype: torch.dtype) -> LocalStep:
     """A matrix product for each frame: (b, c_in, f, t) -> (b, c_out, f, t)."""
-    scale, shift = (1, conv.bias) if norm is None else _affine(norm)
-    weight = conv.weight.flatten(1) * (scale if norm is None else scale[:, None])  # (c_out, c_in)
-    shift = shift.detach()[:, None]
+    scale, shift = (torch.ones(conv.out_channels), conv.bias.clone()) if norm is None else _affine(norm)
+    weight, shift = (conv.weight.flatten(1) * scale[:, None]).to(dtype), shift[:, None]  # (c_out, c_in)
 
-    def step(x: Tensor, mean: Tensor | None) -> tuple[Tensor, None]:
-        x = torch.add(weight @ x.flatten(2), shift).unflatten(2, x.shape[2:])
-        return x if slope is None else functional.leaky_relu_(x, slope), None
+    def step(x: Tensor) -> Tensor:
+        y = (weight @ x.flatten(2).to(dtype)).float().add_(shift).unflatten(2, x.shape[2:])
+        return y if slope is None else functional.leaky_relu_(y, slope)
 
     return step
 
 
-def _collapse_keys(conv: nn.Conv2d, norm: nn.BatchNorm2d, slope: float) -> Step:
+def _collapse_keys(conv: nn.Conv2d, norm: nn.BatchNorm2d, slope: float, dtype: torch.dtype) -> LocalStep:
     """(b, c, keys, t) -> (b, c_out, 1, t): c * keys channels along time."""
     scale, shift = _affine(norm)
-    weight = transform_weight(conv.weight.flatten(1, 2) * scale[:, None, None])
-    shift = shift[:, None]
-    return lambda x, mean: (
-        functional.leaky_relu_(time_conv(x.flatten(1, 2), weight).add_(shift), slope).unsqueeze(2),
-        None,
-    )
+    weight = transform_weight(conv.weight.flatten(1, 2) * scale[:, None, None]).to(dtype)
+    return lambda x: time_conv_leaky_relu(x.flatten(1, 2), weight, shift, slope).unsqueeze(2)

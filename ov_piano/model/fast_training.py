@@ -48,7 +48,7 @@ def _run(module: nn.Module, x: Tensor) -> Tensor:
             x, mean = _context_aware(layer, x, mean, norm, leaky_relu)
         elif isinstance(layer, SubSpectralNorm | nn.BatchNorm2d) and layers and isinstance(layers[0], nn.LeakyReLU):
             x, mean = gated_norm.norm_leaky_relu(x, _batch_norm(layer), layers.pop(0).negative_slope)
-        elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+        elif isinstance(layer, nn.Conv2d) and layer.kernel_size in ((1, 1), (3, 3)) and x.shape[2] > 1:
             x = _small_conv(layer, x)
         elif isinstance(layer, FrequencyToKeys):
             x = _frequency_to_keys(layer, x)
@@ -85,8 +85,8 @@ def _context_aware(
 
 
 def _small_conv(module: nn.Conv2d, x: Tensor) -> Tensor:
-    weights = module.weight.split(4)
-    return sparse_conv.sparse_conv(x, [Branch(3, 3)] * len(weights), weights)
+    weights = module.weight.split(4 if module.out_channels % 4 == 0 else 3)
+    return sparse_conv.sparse_conv(x, [Branch(*module.kernel_size)] * len(weights), weights)
 
 
 def _frequency_to_keys(module: FrequencyToKeys, x: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ def library(source: Path) -> ctypes.CDLL | None:
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
     if os.environ.get("OV_PIANO_NATIVE", "1") == "0" or compiler is None or sys.platform == "win32":
         return None
-    key = "\n".join([source.read_text(), compiler, *FLAGS, _processor()])
+    headers = (header.read_text() for header in sorted(source.parent.glob("*.h")))
+    key = "\n".join([source.read_text(), *headers, compiler, *FLAGS, _processor()])
     path = _cache_folder() / f"{source.stem}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     try:
         if not path.exists():

@@ -6,6 +6,8 @@
 // A *term* is one product of such a convolution: an input channel, a point, a shift in time, and one weight for each
 // of the O channels of its *block*. A block has one sum of terms a point, `begins` says where they start. The forward
 // pass and the gradient of the input are the same sums over different tables of terms.
+#include "winograd.h"
+
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -29,17 +31,16 @@ constexpr int whole_vectors(int frames) { return (frames + LANES - 1) / LANES * 
 constexpr int FRAMES = 208, WIDTH = whole_vectors(FRAMES);  // frames that are computed at once
 constexpr int MAX_HALO = 32;
 
-template <bool WINOGRAD> struct Rows;
+template <bool WINOGRAD> struct Rows;  // how many rows of output and input, and points, belong together
 template <> struct Rows<false> {
     static constexpr int OUT = 1, POINTS = 1, IN = 1, HALO = 0, GROUPS = 6;
-    static constexpr float FROM_IN[1][1] = {{1}}, TO_OUT[1][1] = {{1}};
+    static constexpr float from_in(int, int) { return 1; }
+    static constexpr float to_out(int, int) { return 1; }
 };
 template <> struct Rows<true> {
     static constexpr int OUT = 4, POINTS = 6, IN = 6, HALO = 1, GROUPS = 4;
-    static constexpr float FROM_IN[6][6] = {{4, 0, -5, 0, 1, 0}, {0, -4, -4, 1, 1, 0}, {0, 4, -4, -1, 1, 0},
-                                            {0, -2, -1, 2, 1, 0}, {0, 2, -1, -2, 1, 0}, {0, 4, 0, -5, 0, 1}};
-    static constexpr float TO_OUT[4][6] = {
-        {1, 1, 1, 1, 1, 0}, {0, 1, -1, 2, -2, 0}, {0, 1, 1, 4, 4, 0}, {0, 1, -1, 8, -8, 1}};
+    static constexpr float from_in(int p, int n) { return FROM_IN[p][n]; }
+    static constexpr float to_out(int n, int p) { return TO_OUT[n][p]; }
 };
 
 struct Tensor {  // (b, channels, f, t), and how many frames around a tile are wanted of it
@@ -100,7 +101,7 @@ static void load_points(const Tensor& x, int channel, int f, const Tile& tile, M
 // scratch: (channels, GROUPS, POINTS, x.width())
 template <bool W> static void load_tile(const Tensor& x, const Tile& tile, float* scratch) {
     using R = Rows<W>;
-    const auto matrix = [](int p, int n) { return R::FROM_IN[p][n]; };
+    const auto matrix = [](int p, int n) { return R::from_in(p, n); };
     for (int c = 0; c < x.channels; c++)
         for (int g = 0; g < R::GROUPS; g++, scratch += R::POINTS * x.width())
             load_points<R::IN, R::POINTS>(x, c, tile.f + g * R::OUT - R::HALO, tile, matrix, scratch);
@@ -134,19 +135,21 @@ static void add_terms(const float* x, const int* offsets, const float* weights, 
         for (int v = 0; v < V; v++) *(Vec*)(out + o * WIDTH + v * LANES) = sum[o][v];
 }
 
-// One row of the output of `e`: from `context`, which it may overwrite, and `skip`
-static float finish(const Epilogue& e, const Tensor& out, int b, int c, int f, int frames, float* context,
+// One row of what `e` makes of context and skip, to out; returns its sum.
+template <bool GATED>
+static float finish(const Epilogue& e, int b, int c, int channels, int f, int rows, int frames, float* context,
                     const float* skip) {
-    const float shift = e.shifts[c], skip_shift = e.gates ? e.shifts[c + out.channels] : 0, slope = e.slope;
-    const float gate = e.gates ? e.gates[b * out.channels + c] : 0;
-    const float norm_scale = e.scales[(c * out.f + f) * 2], norm_shift = e.scales[(c * out.f + f) * 2 + 1];
+    const float shift = e.shifts[c], skip_shift = GATED ? e.shifts[c + channels] : 0, slope = e.slope;
+    const float gate = GATED ? e.gates[b * channels + c] : 0;
+    const float scale = e.scales[(c * rows + f) * 2], norm_shift = e.scales[(c * rows + f) * 2 + 1];
     float sum = 0;
+#pragma omp simd reduction(+ : sum)
     for (int t = 0; t < frames; t++) {
-        const float h = context[t] + shift, s = skip[t] + skip_shift;
-        const float z = e.gates ? (s > 0 ? s : 0) + gate * (h > 0 ? h : 0) : h;
-        const float u = norm_scale * z + norm_shift;
-        context[t] = u > 0 ? u : slope * u;
-        sum += context[t];
+        const float h = context[t] + shift, s = GATED ? skip[t] + skip_shift : 0;
+        const float u = scale * (GATED ? std::max(s, 0.f) + gate * std::max(h, 0.f) : h) + norm_shift;
+        const float out = std::max(u, 0.f) + slope * std::min(u, 0.f);
+        context[t] = out;
+        sum += out;
     }
     return sum;
 }
@@ -185,15 +188,16 @@ static void convolve(const Tensor& x, const Tensor& out, const float* weights, c
                                 Vec sum = {};
 #pragma GCC unroll 6
                                 for (int p = 0; p < R::POINTS; p++)
-                                    if (R::TO_OUT[r][p] != 0) sum += R::TO_OUT[r][p] * *(const Vec*)&points[p][o][t];
+                                    if (R::to_out(r, p) != 0) sum += R::to_out(r, p) * *(const Vec*)&points[p][o][t];
                                 *(Vec*)(line(j * O + o, r) + t) = sum;
                             }
                 }
                 for (int c = 0; c < out.channels; c++)
                     for (int r = 0; r < R::OUT && f + r < x.f; r++) {
                         if (e) {
-                            const float* skip = line(e->gates ? c + out.channels : c, r);
-                            const float sum = finish(*e, out, tile.b, c, f + r, tile.frames, line(c, r), skip);
+                            const auto row = e->gates ? finish<true> : finish<false>;
+                            const float sum = row(*e, tile.b, c, out.channels, f + r, x.f, tile.frames, line(c, r),
+                                                  line(e->gates ? c + out.channels : c, r));
 #pragma omp atomic
                             e->sums[(size_t(tile.b) * out.channels + c) * x.f + f + r] += sum;
                         }
@@ -228,7 +232,7 @@ static void weight_gradient(const Tensor& x, const Tensor& gradient, float* out,
     using R = Rows<W>;
     const auto offsets = term_offsets<W>(plan, x);
     const auto tiles = tiles_of<W>(x);
-    const auto matrix = [](int p, int n) { return R::TO_OUT[n][p]; };
+    const auto matrix = [](int p, int n) { return R::to_out(n, p); };
     constexpr int STEP = R::POINTS * WIDTH;
 #pragma omp parallel
     {

@@ -1,89 +1,99 @@
 """Convolution along time with three taps by half the multiplications: Winograd's F(4, 3) (arXiv 1509.09308).
 
-Four outputs of a tile come from six products of linear combinations of its six inputs and of the three weights.
-Summed over many input channels, the products become six matrix products.
+Four outputs of a tile come from six products of linear combinations ("points") of its six inputs and of the three
+weights. Summed over many input channels, the products become six matrix products. ``winograd.cpp`` has the
+combinations of inputs and outputs.
 """
+
+import ctypes
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn import functional
 
-TILE, SPAN = 4, 6  # outputs, inputs
-INPUT = torch.tensor(  # (products, inputs)
+from ov_piano.model.native import library
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+POINTS, TILE = 6, 4
+WEIGHT = torch.tensor(  # (points, weights)
     [
-        [4, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ],
-    dtype=torch.float32,
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+    ]
+    + [[0, 0, 1]]
 )
-WEIGHT = (
-    torch.tensor(  # (products, weights)
-        [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]], dtype=torch.float32
-    )
-    / torch.tensor([24, 24, 24, 24, 24, 24])[:, None]
-)
-OUTPUT = torch.tensor(  # (outputs, products)
-    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]], dtype=torch.float32
-)
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int) for name in ("b", "c", "t")]
 
 
 def transform_weight(weight: Tensor) -> Tensor:
-    """Weights (c_out, c_in, 3) -> (6, c_out, c_in) for :func:`time_conv`."""
-    c_out, c_in, _ = weight.shape
-    return (WEIGHT @ weight.reshape(-1, 3).T).reshape(SPAN, c_out, c_in)
+    """Weights (c_out, c_in, 3) -> points (6, c_out, c_in) for :func:`time_conv`."""
+    return (WEIGHT @ weight.reshape(-1, 3).T).reshape(POINTS, *weight.shape[:2])
 
 
-def time_conv(x: Tensor, transformed: Tensor) -> Tensor:
-    """``conv1d`` with kernel 3 and padding 1: x (b, c_in, t), weight by :func:`transform_weight` -> (b, c_out, t)."""
-    return _TimeConv.apply(x, transformed)
+def time_conv(x: Tensor, weight_points: Tensor) -> Tensor:
+    """``conv1d`` with kernel 3 and padding 1: x (b, c_in, t) float32 on the CPU -> (b, c_out, t).
+
+    :param weight_points: (6, c_out, c_in) by :func:`transform_weight`
+    """
+    return _TimeConv.apply(x, weight_points)
+
+
+def time_conv_leaky_relu(x: Tensor, weight_points: Tensor, shift: Tensor, slope: float) -> Tensor:
+    """``leaky_relu(time_conv(x, weight_points) + shift)`` without gradients, shift (c_out,).
+
+    The products are computed in the type of ``weight_points``.
+    """
+    points = _points("inputs_to_points", x).to(weight_points.dtype)
+    return _outputs((weight_points @ points).float(), x, shift.contiguous(), slope)
 
 
 class _TimeConv(Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
-    def forward(ctx, x, transformed):
-        t = x.shape[2]
-        inputs = _combine(INPUT, _tiles(x))  # (6, c_in, b * tiles)
-        ctx.save_for_backward(inputs, transformed)
+    def forward(ctx, x, weight_points):
+        points = _points("inputs_to_points", x)
+        ctx.save_for_backward(points, weight_points)
         ctx.shape = x.shape
-        outputs = _combine(OUTPUT, transformed @ inputs)  # (4, c_out, b * tiles)
-        return outputs.reshape(TILE, len(outputs[0]), len(x), -1).permute(2, 1, 3, 0).flatten(2)[:, :, :t]
+        return _outputs(weight_points @ points, x, None, 1.0)
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, gradient):
-        inputs, transformed = ctx.saved_tensors
-        b, _, t = ctx.shape
-        padding = -t % TILE
-        gradient = functional.pad(gradient, (0, padding)).unflatten(2, (-1, TILE))  # (b, c_out, tiles, 4)
-        gradient = gradient.permute(3, 1, 0, 2).flatten(2)  # (4, c_out, b * tiles)
-        gradient = _combine(OUTPUT.T, gradient)  # (6, c_out, b * tiles)
-        weight_gradient = gradient @ inputs.transpose(1, 2)
-        gradient = _combine(INPUT.T, transformed.transpose(1, 2) @ gradient)  # (6, c_in, b * tiles)
-        return _overlap_add(gradient.unflatten(2, (b, -1)), t), weight_gradient
+        points, weight_points = ctx.saved_tensors
+        gradient_points = _points("outputs_to_points", gradient)
+        weight_gradient = gradient_points @ points.transpose(1, 2)
+        points_gradient = weight_points.transpose(1, 2) @ gradient_points
+        x_gradient = gradient.new_empty(ctx.shape)
+        shape = ctypes.byref(_Shape(*ctx.shape))
+        library(SOURCE).points_to_inputs(_pointer(points_gradient.contiguous()), _pointer(x_gradient), shape)
+        return x_gradient, weight_gradient
 
 
-def _combine(matrix: Tensor, x: Tensor) -> Tensor:
-    """Linear combinations along the first axis."""
-    return (matrix @ x.flatten(1)).reshape(len(matrix), *x.shape[1:])
+def _points(function: str, x: Tensor) -> Tensor:
+    """(b, c, t) -> (6, c, b * tiles)"""
+    x = x.contiguous()
+    b, c, t = x.shape
+    points = x.new_empty(POINTS, c, b * -(-t // TILE))
+    getattr(library(SOURCE), function)(_pointer(x), _pointer(points), ctypes.byref(_Shape(b, c, t)))
+    return points
 
 
-def _tiles(x: Tensor) -> Tensor:
-    """x (b, c, t) -> (6, c, b * tiles): tile i holds the frames 4 i - 1 ... 4 i + 4."""
-    padding = -x.shape[2] % TILE
-    tiles = functional.pad(x, (1, padding + 1)).unfold(2, SPAN, TILE)  # (b, c, tiles, 6)
-    return tiles.permute(3, 1, 0, 2).flatten(2)
+def _outputs(points: Tensor, x: Tensor, shift: Tensor | None, slope: float) -> Tensor:
+    """(6, c_out, b * tiles) -> (b, c_out, t) for x (b, c_in, t)"""
+    shape = _Shape(x.shape[0], points.shape[1], x.shape[2])
+    out = x.new_empty(shape.b, shape.c, shape.t)
+    shifts = None if shift is None else _pointer(shift)
+    tensors = (_pointer(points.contiguous()), _pointer(out), shifts)
+    library(SOURCE).points_to_outputs(*tensors, ctypes.c_float(slope), ctypes.byref(shape))
+    return out
 
 
-def _overlap_add(tiles: Tensor, t: int) -> Tensor:
-    """The transpose of :func:`_tiles`: (6, c, b, tiles) -> (b, c, t)."""
-    _, c, b, n = tiles.shape
-    x = tiles.new_zeros(b, c, n + 1, TILE)
-    x[:, :, :n] = tiles[:TILE].permute(2, 1, 3, 0)
-    x[:, :, 1:, : SPAN - TILE] += tiles[TILE:].permute(2, 1, 3, 0)
-    return x.flatten(2)[:, :, 1 : t + 1].contiguous()
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
