@@ -15,6 +15,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
+from ov_piano.data.steady_file import SteadyFile
 from ov_piano.data.store_names import METADATA_CLASSES, MelName, RollName, parse_mel_name, parse_roll_name
 from ov_piano.errors import InputError
 
@@ -30,6 +31,8 @@ class StoreWriter:
 
     Leaving the block by an exception removes the unfinished file; a kill leaves only
     ``path`` + ".partial".
+
+    :raises OSError: the disk is full or the like; names the unfinished file.
     """
 
     def __init__(self, path: str | os.PathLike, height: int, chunk_frames: int):
@@ -38,7 +41,8 @@ class StoreWriter:
         self.chunk_frames = chunk_frames
         if self.path.exists():
             raise InputError(f"{path}: exists already and is not overwritten")
-        self._file = h5py.File(self.partial, "w")
+        self._raw = SteadyFile(self.partial)
+        self._file = h5py.File(self._raw, "w")
         self._data = create_frames(self._file, "data", height, chunk_frames)
         text = h5py.string_dtype(encoding="utf-8")
         self._metadata = self._file.create_dataset("metadata", (0,), text, maxshape=(None,), chunks=(1024,))
@@ -51,9 +55,11 @@ class StoreWriter:
         try:
             self._file.close()
             if kind is None:
-                _sync(self.partial)
+                self._raw.check()
+                os.fsync(self._raw.fileno())  # on disk before its name says that it is complete
                 os.replace(self.partial, self.path)
         finally:
+            self._raw.close()
             self.partial.unlink(missing_ok=True)
 
     @property
@@ -84,6 +90,7 @@ class StoreWriter:
 
     def _extend(self, frames: int, metadata: tuple) -> int:
         """Make room for ``frames`` and describe them; return their begin."""
+        self._raw.check()
         begin, count = self._data.shape[1], self._metadata.shape[0]
         self._data.resize(begin + frames, axis=1)
         self._metadata.resize(count + 1, axis=0)
@@ -91,15 +98,6 @@ class StoreWriter:
         self._idxs.resize(count + 1, axis=1)
         self._idxs[:, count] = begin, begin + frames
         return begin
-
-
-def _sync(path: Path) -> None:
-    """Have the file on disk before its name says that it is complete."""
-    handle = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class Store:

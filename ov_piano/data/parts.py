@@ -8,8 +8,6 @@ it was made from: a run that was killed goes on with the parts that are there.
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from ov_piano.data.hdf5 import MelName, RollName, create_frames
 from ov_piano.data.midi import read_messages, read_notes
 from ov_piano.data.pianoroll import frame_times, piano_roll
 from ov_piano.data.recording import Recording
+from ov_piano.data.steady_file import new_hdf5
 from ov_piano.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -116,7 +115,7 @@ def make_part(job: Job) -> None:
         report = replace(report, silent=int(logmel.max() <= SILENCE_DB))
     temporary = job.path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        with writing(temporary), h5py.File(temporary, "w") as file:
+        with new_hdf5(temporary) as file:
             for name, array in (("roll", roll), ("logmel", logmel)):
                 if array is not None:
                     data = create_frames(file, name, array.shape[0], settings.chunk_frames)
@@ -130,24 +129,6 @@ def make_part(job: Job) -> None:
 
 def read_report(part: h5py.File) -> Report:
     return Report(**json.loads(part.attrs["report"]))
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """HDF5's lengthy account of a failed write becomes the operating system's error with the file's name."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        code = getattr(error, "errno", None) or _errno_in(str(error))
-        if code is None:
-            raise
-        raise OSError(code, os.strerror(code), str(path)) from None
-
-
-def _errno_in(message: str) -> int | None:
-    _, found, rest = message.partition("errno = ")
-    digits = rest.split(",")[0].strip()
-    return int(digits) if found and digits.isdigit() else None
 
 
 def _roll(job: Job) -> tuple[np.ndarray, Report]:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ov_piano.data.hdf5 import Store, StoreWriter
 from ov_piano.data.parallel import available_cores, in_parallel
-from ov_piano.data.parts import Job, PartSettings, Report, count_frames, is_complete, make_part, read_report, writing
+from ov_piano.data.parts import Job, PartSettings, Report, count_frames, is_complete, make_part, read_report
 from ov_piano.data.recording import Recording
 from ov_piano.errors import InputError
 
@@ -123,7 +123,7 @@ def _join(jobs: list[Job], name: str, path: Path, height: int) -> list[Report]:
     """One store from the parts' datasets ``name``; what the parts report."""
     path.unlink(missing_ok=True)
     reports = []
-    with writing(path), StoreWriter(path, height, jobs[0].settings.chunk_frames) as writer:
+    with StoreWriter(path, height, jobs[0].settings.chunk_frames) as writer:
         for job in tqdm(jobs, desc=f"joining {name}", unit="recording", disable=None):
             with h5py.File(job.path, "r") as part:
                 writer.append_chunked(part[name], job.lead, job.recording.metadata)
