@@ -42,11 +42,12 @@ from ov_piano.evaluation.report import (
 from ov_piano.evaluation.search import as_notes, best_row, reaches, score_recordings, search
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.operating_point import OperatingPoint, write_operating_point
 from ov_piano.model.snapshot import load_snapshot
 from ov_piano.plots.evaluation import draw_recordings, draw_search
 from ov_piano.plots.recording import Transcribed
 from ov_piano.plots.style import optional
-from ov_piano.training.state import git_commit
+from ov_piano.provenance import git_commit
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.strided import Infer, chunk_frames, onset_velocity_maps
 
@@ -79,6 +80,9 @@ class ConfDef:
     INFERENCE_CHUNK_OVERLAP: float = option(11.0, "overlap in seconds of such pieces", NON_NEGATIVE)
     LEAKY_RELU_SLOPE: float = option(0.1, "slope of the leaky ReLUs below zero, as in training", NON_NEGATIVE)
     MAPS_PATH: str = option("datasets/MAPS", "folder of MAPS, where the HDF5 files are of MAPS")
+    SAVE_OPERATING_POINT: bool = option(
+        False, "write the threshold and shift beside the snapshot, where ov_piano.transcribe looks for them"
+    )
     FAST: bool = option(True, "rearrange the network for speed; false: compute it as it is written down")
     WORKERS: int = option(4, "processes that read MIDI files", POSITIVE)
 
@@ -188,6 +192,8 @@ def main(conf: ConfDef) -> None:
             found_notes = as_notes(estimates[index][reaches(estimates[index], threshold)], shift)
             return transcribed(conf, infer, test, index, found_notes)
 
+        if conf.SAVE_OPERATING_POINT:
+            write_operating_point(conf.SNAPSHOT_INPATH, OperatingPoint(threshold, shift), commit=git_commit())
         with optional("pictures"):
             draw_search(found, threshold, shift, folder / "search.png")
             draw_recordings(folder / "pictures", scores, at_point, threshold, shift)

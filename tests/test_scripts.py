@@ -29,8 +29,8 @@ def stores(toy_maestro, tmp_path_factory):
 
 
 def maestro_args(toy_maestro, stores, output):
-    paths = (f"MAESTRO_PATH={toy_maestro}", f"HDF5_MEL_PATH={stores / MEL_NAME}", f"HDF5_ROLL_PATH={stores / ROLL_NAME}")
-    return (*paths, f"OUTPUT_DIR={output}")
+    stores = (f"HDF5_MEL_PATH={stores / MEL_NAME}", f"HDF5_ROLL_PATH={stores / ROLL_NAME}")
+    return (f"MAESTRO_PATH={toy_maestro}", *stores, f"OUTPUT_DIR={output}")
 
 
 @pytest.fixture(scope="module")

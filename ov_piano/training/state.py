@@ -6,7 +6,6 @@ without executing anything.
 """
 
 import re
-import subprocess
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import nn
 
 from ov_piano.errors import InputError
 from ov_piano.model.snapshot import save_atomically
+from ov_piano.provenance import git_commit
 
 NAME = "training_state_step={step}.pt"
 KEPT = 2
@@ -99,12 +99,3 @@ def saved_states(folder: str | Path) -> list[Path]:
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
     """Seed torch for one step, so that its dropout masks depend on nothing that came before."""
     torch.manual_seed(zlib.crc32(f"{seed} {step} {rank}".encode()))
-
-
-def git_commit() -> str:
-    """The commit of this checkout, ``+`` appended where files differ from it; "unknown" outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
-    try:
-        return subprocess.run([*git, "--exclude=*"], capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

@@ -24,7 +24,8 @@ def main(wanted: list[str]) -> None:
     print(f"{'name':<22} {'ours':>10} {'plain':>10} {'ratio':>8}  unit")
     for name in names:
         for bench, result in importlib.import_module(f"tests.benchmarks.{name}").benchmarks().items():
-            print(f"{bench:<22} {result['ours']:>10.4g} {result['plain']:>10.4g} {result['ratio']:>8.1f}  {result['unit']}")
+            ours, plain, ratio = (result[column] for column in ("ours", "plain", "ratio"))
+            print(f"{bench:<22} {ours:>10.4g} {plain:>10.4g} {ratio:>8.1f}  {result['unit']}", flush=True)
             results[bench] = result
     OUTPUT.parent.mkdir(exist_ok=True)
     OUTPUT.write_text(json.dumps(results, indent=2) + "\n")

@@ -1,0 +1,13 @@
+"""Which code made a result."""
+
+import subprocess
+from pathlib import Path
+
+
+def git_commit() -> str:
+    """The commit of this checkout, ``+`` appended where files differ from it; "unknown" outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    try:
+        return subprocess.run([*git, "--exclude=*"], capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
