@@ -76,35 +76,42 @@ template <bool W> static std::vector<Tile> tiles_of(const Tensor& x) {
     return tiles;
 }
 
-// Combine N rows from row f of one channel into points: `to` (POINTS, x.width()), zero outside of x.
+// Copy a row of x into `to` (x.width()), zero outside of x.
+static void load_row(const Tensor& x, int channel, int f, const Tile& tile, float* to) {
+    const int before = std::max(0, x.halo - tile.t);  // frames before the first
+    const int begin = tile.t - x.halo + before, end = std::min(x.t, tile.t + tile.frames + x.halo);
+    const int frames = f >= 0 && f < x.f ? end - begin : 0;
+    std::fill(to, to + before, 0.f);
+    if (frames) std::memcpy(to + before, x.row(tile.b, channel, f) + begin, frames * sizeof(float));
+    std::fill(to + before + frames, to + x.width(), 0.f);
+}
+
+// Combine N rows from row f of one channel into points: `to` (POINTS, x.width()), `step` from one point to the next.
 template <int N, int POINTS, typename Matrix>
-static void load_points(const Tensor& x, int channel, int f, const Tile& tile, Matrix at, float* to) {
-    const int width = x.width(), begin = std::max(0, tile.t - x.halo);
-    const int end = std::min(x.t, tile.t + tile.frames + x.halo);
+static void load_points(const Tensor& x, int channel, int f, const Tile& tile, Matrix at, float* to, int step) {
+    if (N == 1) return load_row(x, channel, f, tile, to);
     alignas(64) float rows[N][whole_vectors(WIDTH + 2 * MAX_HALO)];
-    for (int n = 0; n < N; n++) {
-        std::memset(rows[n], 0, sizeof(rows[n]));
-        if (f + n >= 0 && f + n < x.f)
-            std::memcpy(rows[n] + begin - tile.t + x.halo, x.row(tile.b, channel, f + n) + begin, (end - begin) * 4);
-    }
-    for (int t = 0; t < width; t += LANES)
+    for (int n = 0; n < N; n++) load_row(x, channel, f + n, tile, rows[n]);
+    for (int t = 0; t < x.width(); t += LANES)
 #pragma GCC unroll 6
         for (int p = 0; p < POINTS; p++) {
             Vec sum = {};
 #pragma GCC unroll 6
             for (int n = 0; n < N; n++)
                 if (at(p, n) != 0) sum += at(p, n) * *(const Vec*)(rows[n] + t);
-            *(Vec*)(to + p * width + t) = sum;
+            *(Vec*)(to + p * step + t) = sum;
         }
 }
 
-// scratch: (channels, GROUPS, POINTS, x.width())
+// scratch: (GROUPS, POINTS, channels, x.width())
 template <bool W> static void load_tile(const Tensor& x, const Tile& tile, float* scratch) {
     using R = Rows<W>;
     const auto matrix = [](int p, int n) { return R::from_in(p, n); };
-    for (int c = 0; c < x.channels; c++)
-        for (int g = 0; g < R::GROUPS; g++, scratch += R::POINTS * x.width())
-            load_points<R::IN, R::POINTS>(x, c, tile.f + g * R::OUT - R::HALO, tile, matrix, scratch);
+    const int step = x.channels * x.width();
+    for (int g = 0; g < R::GROUPS; g++)
+        for (int c = 0; c < x.channels; c++)
+            load_points<R::IN, R::POINTS>(x, c, tile.f + g * R::OUT - R::HALO, tile, matrix,
+                                          scratch + g * R::POINTS * step + c * x.width(), step);
 }
 
 template <bool W> static size_t scratch_size(const Tensor& x) {
@@ -116,7 +123,7 @@ template <bool W> static std::vector<int> term_offsets(const Plan& plan, const T
     std::vector<int> offsets(plan.begins[plan.blocks * Rows<W>::POINTS]);
     const int* term = plan.terms;
     for (int& offset : offsets) {
-        offset = (term[0] * Rows<W>::GROUPS * Rows<W>::POINTS + term[1]) * x.width() + term[2] + x.halo;
+        offset = (term[1] * x.channels + term[0]) * x.width() + term[2] + x.halo;
         term += 3;
     }
     return offsets;
@@ -169,7 +176,7 @@ static void convolve(const Tensor& x, const Tensor& out, const float* weights, c
             const Tile tile = tiles[i];
             load_tile<W>(x, tile, scratch.data());
             for (int g = 0, f = tile.f; g < R::GROUPS && f < x.f; g++, f += R::OUT) {
-                const float* from = scratch.data() + g * R::POINTS * x.width();
+                const float* from = scratch.data() + g * R::POINTS * x.channels * x.width();
                 for (int j = 0; j < plan.blocks; j++) {
                     for (int p = 0; p < R::POINTS; p++) {
                         const int begin = plan.begins[j * R::POINTS + p];
@@ -244,10 +251,10 @@ static void weight_gradient(const Tensor& x, const Tensor& gradient, float* out,
             for (int j = 0; j < plan.blocks; j++) {
                 for (int k = 0; k < O * R::GROUPS; k++)
                     load_points<R::OUT, R::POINTS>(gradient, j * O + k / R::GROUPS,
-                                                   tile.f + k % R::GROUPS * R::OUT, tile, matrix, &factors[k * STEP]);
+                                                   tile.f + k % R::GROUPS * R::OUT, tile, matrix, &factors[k * STEP], WIDTH);
                 for (int p = 0; p < R::POINTS; p++) {
                     const auto add = [&](auto kernel, int k) {
-                        kernel(scratch.data(), &offsets[k], R::POINTS * x.width(), &factors[p * WIDTH], STEP, R::GROUPS,
+                        kernel(scratch.data(), &offsets[k], R::POINTS * x.channels * x.width(), &factors[p * WIDTH], STEP, R::GROUPS,
                                tile.frames, &sums[k * O]);
                     };
                     int k = plan.begins[j * R::POINTS + p];
