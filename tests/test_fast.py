@@ -27,3 +27,36 @@ def test_logits_equal_those_of_the_plain_network(model, shape):
     onsets, velocities = fast(logmel)
     torch.testing.assert_close(onsets, onset_stages[-1], rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(velocities, expected_velocities, rtol=1e-4, atol=1e-3)
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_bf16_products_change_probabilities_little(model):
+    logmel = torch.randn(1, 250, 200, generator=torch.Generator().manual_seed(0)) * 20 - 40
+    onsets, velocities = optimize_for_inference(model, torch.bfloat16)(logmel)
+    onset_stages, expected_velocities = model(logmel)
+    for logits, expected in ((onsets, onset_stages[-1]), (velocities, expected_velocities)):
+        difference = (logits.sigmoid() - expected.sigmoid()).abs()
+        assert 0 < difference.mean() < 0.02
+
+
+def test_without_a_compiler_the_network_itself_is_used(model, monkeypatch):
+    monkeypatch.setattr(sparse_conv, "available", lambda: False)
+    logmel = torch.randn(1, 250, 20, generator=torch.Generator().manual_seed(0)) * 20 - 40
+    fast = optimize_for_inference(model)
+    assert not isinstance(fast, FastNet)
+    onsets, velocities = fast(logmel)
+    with torch.no_grad():
+        onset_stages, expected_velocities = model(logmel)
+    torch.testing.assert_close(onsets, onset_stages[-1])
+    torch.testing.assert_close(velocities, expected_velocities)
+
+
+@needs_compiler
+@torch.inference_mode()
+def test_pieces_of_a_long_input_fit_together(model, monkeypatch):
+    logmel = torch.randn(1, 250, 120, generator=torch.Generator().manual_seed(0)) * 20 - 40
+    whole = optimize_for_inference(model)(logmel)
+    monkeypatch.setattr("ov_piano.model.fast.PIECE", 23)
+    for pieces, expected in zip(optimize_for_inference(model)(logmel), whole, strict=True):
+        torch.testing.assert_close(pieces, expected, rtol=1e-4, atol=1e-3)

@@ -1,24 +1,34 @@
-"""Network: training step."""
+"""Network: training step, and inference from log-mel to events."""
+
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from ov_piano.constants import KEYS, MELS
+from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.fast_training import fast_forward
 from ov_piano.model.native import keep_freed_memory
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.training.sgdr import CyclicDecay
 from ov_piano.training.step import TrainingStep, sgd
+from ov_piano.transcription.decoder import Decoder
 from tests.benchmarks.paired import paired
+from tests.golden_weights import golden_state
 
 BATCH, FRAMES = 8, 208  # 5 s
+INFERENCE_FRAMES = 12_500  # 5 min
+SNAPSHOTS = Path(__file__).parents[2] / "assets"
 
 
 def train_step(rounds: int = 3) -> dict:
     """Forward, backward and update on batches of 8 x 5 s: the fast forward pass against the readable module."""
     torch.manual_seed(0)
-    logmel = torch.randn(BATCH, 250, FRAMES) * 20 - 40  # dB
-    key_velocities = torch.rand(BATCH, 88, FRAMES).sub(0.99).clamp(min=0) * 12700
+    logmel = torch.randn(BATCH, MELS, FRAMES) * 20 - 40  # dB
+    key_velocities = torch.rand(BATCH, KEYS, FRAMES).sub(0.99).clamp(min=0) * 12700
 
-    def stepper(fast: bool):
+    def stepper(fast: bool) -> Callable:
         model = OnsetVelocityNet().train()
         forward = (lambda x: fast_forward(model, x)) if fast else model
         schedule = CyclicDecay(lr_max=0.001, lr_min=1e-5, period=1000, decay=1.0, slowdown=1.0)
@@ -28,12 +38,44 @@ def train_step(rounds: int = 3) -> dict:
     return paired(stepper(fast=True), stepper(fast=False), rounds)
 
 
+def inference(dtype: torch.dtype, rounds: int = 3) -> dict:
+    """5 minutes of log-mel to events: the rearranged network against the readable module in eval mode, in float32."""
+    model = _trained_model()
+    fast = optimize_for_inference(model, dtype)
+    logmel = torch.randn(1, MELS, INFERENCE_FRAMES, generator=torch.Generator().manual_seed(0)) * 20 - 40  # dB
+
+    @torch.inference_mode()
+    def plain(x: Tensor) -> tuple[Tensor, Tensor]:
+        onset_stages, velocities = model(x)
+        return onset_stages[-1], velocities
+
+    decoder = Decoder()
+
+    def events(infer: Callable) -> Callable:
+        def run():
+            onsets, velocities = infer(logmel)
+            return decoder(onsets.sigmoid(), velocities.sigmoid(), 0.7)
+
+        return run
+
+    difference = (fast(logmel)[0].sigmoid() - plain(logmel)[0].sigmoid()).abs().max().item()
+    return {**paired(events(fast), events(plain), rounds), "max_probability_difference": difference}
+
+
+def _trained_model() -> OnsetVelocityNet:
+    """The shipped snapshot, or random weights with plausible statistics."""
+    model = OnsetVelocityNet(init=False).eval()
+    snapshots = sorted(SNAPSHOTS.glob("*.torch"))
+    state = torch.load(snapshots[-1], weights_only=True) if snapshots else golden_state(model)
+    model.load_state_dict(state)
+    return model
+
+
 def benchmarks() -> dict[str, dict]:
     """All entries of this file."""
     keep_freed_memory()
-    return {"train_step": train_step()}
-
-
-if __name__ == "__main__":
-    for name, entry in benchmarks().items():
-        print(name, entry)
+    return {
+        "train_step": train_step(),
+        "inference": inference(torch.float32),
+        "inference_bf16": inference(torch.bfloat16),
+    }
