@@ -62,6 +62,8 @@ def parse_args(conf_class: type[Conf], args: Sequence[str]) -> Conf:
     merged = OmegaConf.structured(conf_class)
     given = set()
     for arg in args:
+        if not arg.isascii() and arg.encode(errors="replace") != arg.encode(errors="surrogateescape"):
+            raise InputError(f"argument {arg!r}: expected text in UTF-8")
         key, equals, text = arg.partition("=")
         if not equals:
             raise InputError(f"argument {arg!r}: expected KEY=value (--help lists the keys)")

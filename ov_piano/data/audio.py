@@ -20,7 +20,7 @@ from ov_piano.constants import HOP, MEL_FMAX, MEL_FMIN, MELS, SAMPLE_RATE, TOP_D
 from ov_piano.errors import InputError
 
 RATES = range(1000, 1_000_001)  # Hz, of audio files
-LARGEST_KERNEL = 2**26  # entries; an odd ratio of rates would need gigabytes
+LARGEST_KERNEL = 2**24  # entries, made in five times as much memory; an odd ratio of rates would need gigabytes
 LARGEST_SAMPLE = 1e9  # full scale is 1; beyond this the power spectrogram could overflow
 SILENCE_DB = -100.0  # dB, log-mel of digital silence: AmplitudeToDB's floor of 1e-10
 BLOCK_SECS = 10  # read and resampled at once

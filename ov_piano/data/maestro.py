@@ -21,6 +21,7 @@ COLUMNS = (
     "audio_filename",
     "duration",
 )
+TEXT_COLUMNS = [column for column in COLUMNS if column not in ("year", "duration")]
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def _read_csv(path: Path, version: int) -> pd.DataFrame:
         others = sorted(other.name for other in path.parent.glob("*.csv"))
         raise InputError(f"{path}: no such file (found {', '.join(others) or 'no CSV'} there)")
     try:
-        table = pd.read_csv(path, encoding="utf-8", keep_default_na=False)
+        table = pd.read_csv(path, encoding="utf-8", keep_default_na=False, dtype=dict.fromkeys(TEXT_COLUMNS, str))
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a CSV table: {error}") from None
     missing = [column for column in COLUMNS if column not in table.columns]
@@ -108,7 +109,7 @@ def _read_csv(path: Path, version: int) -> pd.DataFrame:
     for column, kind in (("year", "int64"), ("duration", "float64")):
         try:
             table[column] = pd.to_numeric(table[column]).astype(kind)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise InputError(f"{path}: column {column}: expected numbers: {error}") from None
     unknown = sorted(set(table["split"]) - set(SPLITS))
     if unknown:

@@ -80,9 +80,9 @@ def _read(path: str | Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one line is said below
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # whatever a broken or foreign file makes the unpickler raise
+        if isinstance(error, OSError) and error.filename:  # not readable for us
+            raise
         raise InputError(
             f"{path}: not a snapshot: expected a saved state dict, found {_foreign(path, error)}"
         ) from None

@@ -28,7 +28,7 @@ PATIENCE_SECS = 600  # for one run; longer is a hang
 TINY = ("DEVICE=cpu", "TRAIN_BS=2", "TRAIN_BATCH_SECS=1", "DATALOADER_WORKERS=0", "LR_MAX=0.5", "LR_PERIOD=5")
 
 
-class Broken(AssertionError):
+class BrokenByKillError(AssertionError):
     """What a kill broke."""
 
 
@@ -75,16 +75,17 @@ def finish(process: multiprocessing.Process, output: Path) -> None:
     process.join(PATIENCE_SECS)
     if process.exitcode is None:
         process.kill()
-        raise Broken(f"{output}: still running after {PATIENCE_SECS} s")
+        raise BrokenByKillError(f"{output}: still running after {PATIENCE_SECS} s")
     if process.exitcode != 0:
         log = output.with_name(f"{output.name}.log").read_text()
-        raise Broken(f"{output}: status {process.exitcode} after a kill: {log[-2000:]}")
+        raise BrokenByKillError(f"{output}: status {process.exitcode} after a kill: {log[-2000:]}")
 
 
 def kill_and_restart(
     script: str,
     args: Sequence[str],
     folder: Path,
+    *,
     kills: int,
     seed: int,
     check: Callable[[Path], str],
@@ -131,7 +132,7 @@ def kill_preprocessing(folder: Path, kills: int, seed: int) -> Report:
     def check(output: Path) -> str:
         parts = {path.name: path.stat().st_mtime_ns for path in output.glob("*.parts/*.part")}
         if parts and not made.items() <= parts.items():
-            raise Broken(f"{output}: recordings that had been done were done again")
+            raise BrokenByKillError(f"{output}: recordings that had been done were done again")
         made.clear()
         made.update(parts)
         for name in (MEL_NAME, ROLL_NAME):
@@ -145,19 +146,19 @@ def kill_preprocessing(folder: Path, kills: int, seed: int) -> Report:
     def check_end(output: Path, alone: Path) -> None:
         made.clear()
         if sorted(path.name for path in output.iterdir()) != [MEL_NAME, ROLL_NAME]:
-            raise Broken(f"{output}: left behind {[path.name for path in output.iterdir()]}")
+            raise BrokenByKillError(f"{output}: left behind {[path.name for path in output.iterdir()]}")
         for name in (MEL_NAME, ROLL_NAME):
             _check_equal_stores(output / name, alone / name)
 
     args = (f"MAESTRO_INPATH={tree}", "WORKERS=1")
-    return kill_and_restart(PREPROCESSING, args, folder, kills, seed, check, check_end)
+    return kill_and_restart(PREPROCESSING, args, folder, kills=kills, seed=seed, check=check, check_end=check_end)
 
 
 def _check_equal_stores(path: Path, other: Path) -> None:
     with h5py.File(path) as one, h5py.File(other) as two:
         for name in ("data", "metadata", "data_idxs"):
             if not np.array_equal(one[name][()], two[name][()]):
-                raise Broken(f"{path}: {name} differs from that of a run left alone")
+                raise BrokenByKillError(f"{path}: {name} differs from that of a run left alone")
 
 
 # Script 1
@@ -181,21 +182,22 @@ def kill_training(folder: Path, kills: int, seed: int, steps: int = 12) -> Repor
     def check_end(output: Path, alone: Path) -> None:
         _check_equal_states(*(saved_states(run_folder / "training_states")[-1] for run_folder in (output, alone)))
         if left := list((output / "training_states").glob(".*")):
-            raise Broken(f"{output}: left behind {left}")
+            raise BrokenByKillError(f"{output}: left behind {left}")
 
-    return kill_and_restart(TRAINING, (*paths, *TINY, *every), folder, kills, seed, check, check_end)
+    args = (*paths, *TINY, *every)
+    return kill_and_restart(TRAINING, args, folder, kills=kills, seed=seed, check=check, check_end=check_end)
 
 
 def _check_equal_states(path: Path, other: Path) -> None:
     """Bit for bit, except the configuration's output folder."""
     one, two = TrainingState.load(path), TrainingState.load(other)
     if (one.step, one.epoch, one.batch) != (two.step, two.epoch, two.batch):
-        raise Broken(f"{path}: ends at step {one.step}, the run left alone at {two.step}")
+        raise BrokenByKillError(f"{path}: ends at step {one.step}, the run left alone at {two.step}")
     different = [name for name in two.model if not _same_bits(one.model[name], two.model[name])]
     momenta, others = one.optimizer["state"], two.optimizer["state"]
     different += [i for i in others if not _same_bits(momenta[i]["momentum_buffer"], others[i]["momentum_buffer"])]
     if different or one.optimizer["param_groups"] != two.optimizer["param_groups"]:
-        raise Broken(f"{path}: differs from the run left alone in {different[:3] or 'the learning rate'}")
+        raise BrokenByKillError(f"{path}: differs from the run left alone in {different[:3] or 'the learning rate'}")
 
 
 def _same_bits(one: torch.Tensor, two: torch.Tensor) -> bool:

@@ -1,0 +1,82 @@
+"""`make fuzz`: spoilt inputs for every loader, then kills of the scripts 0a and 1.
+
+1. Give each loader its share of INPUTS mutated inputs. Whatever is neither used nor refused by one
+   clear line is written to OUTPUT_DIR with its traceback.
+2. Kill each script KILLS times at random moments and compare the end with that of a run left alone.
+
+The same SEED gives the same inputs. Ends with status 1 if something was found.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ov_piano.cli import run
+from ov_piano.config import NON_NEGATIVE, POSITIVE, option
+from ov_piano.errors import InputError
+from tests.fuzz.campaign import Campaign, Count, fuzz
+from tests.fuzz.kills import BrokenByKillError, kill_preprocessing, kill_training
+from tests.fuzz.loaders import make_loaders
+
+
+@dataclass
+class ConfDef:
+    """Settings, each overridden by KEY=value."""
+
+    SEED: int = option(0, "makes the inputs and the moments of the kills repeatable", NON_NEGATIVE)
+    INPUTS: int = option(20_000, "inputs over all loaders", NON_NEGATIVE)
+    SECONDS: float | None = option(None, "no further input after so many seconds", POSITIVE)
+    ONLY: str | None = option(None, "name of the one loader to give the inputs to")
+    KILLS: int = option(10, "kills of each script", NON_NEGATIVE)
+    OUTPUT_DIR: str = option("out/fuzz", "folder for what is found")
+
+
+def main(conf: ConfDef) -> None:
+    torch.set_num_threads(1)
+    deadline = time.monotonic() + (conf.SECONDS or float("inf"))
+    with tempfile.TemporaryDirectory() as folder:
+        found = fuzz_all(conf, Path(folder), deadline) if conf.INPUTS else 0
+        for name, campaign in (("0a", kill_preprocessing), ("1", kill_training)) if conf.KILLS else ():
+            try:
+                print(f"script {name}: {campaign(Path(folder) / name, conf.KILLS, conf.SEED)}", flush=True)
+            except BrokenByKillError as error:
+                print(f"script {name}: {error}", flush=True)
+                found += 1
+    if found:
+        sys.exit(1)
+
+
+def fuzz_all(conf: ConfDef, folder: Path, deadline: float) -> int:
+    """Print a row a loader; the number of findings."""
+    loaders = make_loaders(folder)
+    if conf.ONLY and conf.ONLY not in loaders:
+        raise InputError(f"setting ONLY={conf.ONLY}: expected one of {', '.join(loaders)}")
+    chosen = {conf.ONLY: loaders[conf.ONLY]} if conf.ONLY else loaders
+    whole = sum(loader.share for loader in chosen.values())
+    print(f"{'loader':<16}{'tried':>8}{'used':>8}{'refused':>8}{'found':>7}{'s':>7}")
+    total = Count()
+    for name, loader in chosen.items():
+        begin = time.monotonic()
+        inputs = round(conf.INPUTS * loader.share / whole)
+        count = fuzz(Campaign(name, loader, conf.SEED, inputs, Path(conf.OUTPUT_DIR), deadline))
+        print_row(name, count, time.monotonic() - begin)
+        total = Count(*map(sum, zip(total, count, strict=True)))
+    print_row("all", total)
+    if total.found:
+        print(f"what was found is in {conf.OUTPUT_DIR}")
+    return total.found
+
+
+def print_row(name: str, count: Count, secs: float | None = None) -> None:
+    print(f"{name:<16}" + "".join(f"{number:>8}" for number in count[:3]) + f"{count.found:>7}", end="")
+    print(f"{secs:>7.0f}" if secs is not None else "", flush=True)
+
+
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"
+    run(main, ConfDef)
