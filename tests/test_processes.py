@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ov_piano.device import select_device
-from ov_piano.training.processes import Processes, CpuSyncBatchNorm
+from ov_piano.training.processes import CpuSyncBatchNorm, Processes
 from ov_piano.training.state import TrainingState, saved_states
 from tests.scripts import MEL_NAME, ROLL_NAME, ROOT, run_script, succeed
 

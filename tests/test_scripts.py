@@ -184,34 +184,6 @@ def test_importing_a_script_does_nothing_and_help_lists_every_setting(tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def readme_listings() -> dict[str, list[str]]:
-    """The README's configuration listings: script name -> lines."""
-    listings, script = {}, None
-    for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines():
-        if line.startswith("<!-- configuration of "):
-            script = line.removeprefix("<!-- configuration of ").removesuffix(" -->")
-            listings[script] = []
-        elif script and line.startswith("| `"):
-            listings[script].append(line)
-        elif script and listings[script]:
-            script = None
-    return listings
-
-
-@pytest.mark.parametrize("path", sorted(path.name for path in ROOT.glob("[0-9]*.py")))
-def test_the_readme_lists_the_defaults(path):
-    conf_class = load_script(path).ConfDef
-    fields = conf_class.__dataclass_fields__.values()
-    listed = [line.split("|")[1:4] for line in readme_listings()[path]]
-    assert [cell[0].strip(" `") for cell in listed] == [field.name for field in fields]
-    defaults = [f"{name.strip(' `')}={default.strip(' `')}" for name, default, _ in listed]
-    given = [text for text in defaults if "(required)" not in text and not text.startswith("DEVICE=")]
-    required = [f"{field.name}=x" for field in fields if field.metadata["required"]]
-    assert parse_args(conf_class, [*given, *required]) == parse_args(conf_class, required)
-    meanings = [cell[2].strip() for cell in listed]
-    assert meanings == [field.metadata["meaning"] for field in fields]
-
-
 def test_the_shell_passes_our_file_names_quoted_once(toy_maestro, stores, tmp_path):
     copy = tmp_path / MEL_NAME
     shutil.copy(stores / MEL_NAME, copy)
