@@ -21,6 +21,7 @@ import torch
 from ov_piano.cli import run
 from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, ODD, POSITIVE, one_of, option, to_yaml
 from ov_piano.data.chunks import ChunkDataset, RecordingDataset
+from ov_piano.data.frame_cache import open_frame_cache
 from ov_piano.data.hdf5 import StorePair, open_pair
 from ov_piano.data.loader import training_loader
 from ov_piano.data.splits import midi_paths, split_indices
@@ -100,6 +101,9 @@ class ConfDef:
     BN_REESTIMATE_BATCHES: int = option(
         0, "batches over which batch-norm statistics are averaged before cross-validation; 0 keeps them", NON_NEGATIVE
     )
+    FRAME_CACHE: bool = option(
+        True, "read chunks from an uncompressed copy beside the log-mels, made at the first use if the disk has room"
+    )
     FAST: bool = option(True, "rearrange the network for speed; false: compute it as it is written down")
     BF16: bool = option(False, "compute in bfloat16 where autocast deems it safe")
 
@@ -114,7 +118,8 @@ def training_chunks(conf: ConfDef, pair: StorePair) -> ChunkDataset:
     """Chunks of TRAIN_BATCH_SECS, about one a second."""
     length = round(conf.TRAIN_BATCH_SECS / pair.frame_secs)
     stride = max(1, round(length / conf.TRAIN_BATCH_SECS))
-    return ChunkDataset(pair, split_indices(pair, "train"), length, stride)
+    cache = open_frame_cache(pair) if conf.FRAME_CACHE else None
+    return ChunkDataset(pair, split_indices(pair, "train"), length, stride, cache)
 
 
 def build_model(conf: ConfDef, device: torch.device) -> OnsetVelocityNet:
@@ -179,8 +184,9 @@ def model_in_use(conf: ConfDef, training: TrainingRun, chunks: ChunkDataset) -> 
     """A copy of the model for use now, in eval mode; with averaged batch-norm statistics, if so configured."""
     model = copy.deepcopy(training.model).eval()
     if conf.BN_REESTIMATE_BATCHES:
-        items = np.random.default_rng(conf.RANDOM_SEED).permutation(len(chunks))
-        batches = items[: conf.BN_REESTIMATE_BATCHES * conf.TRAIN_BS].reshape(conf.BN_REESTIMATE_BATCHES, -1)
+        order = np.random.default_rng(conf.RANDOM_SEED).permutation(len(chunks))
+        items = order[: conf.BN_REESTIMATE_BATCHES * conf.TRAIN_BS]
+        batches = np.array_split(items, max(1, len(items) // conf.TRAIN_BS))
         reestimate_statistics(model, (chunks.__getitems__(b).logmel.to(training.processes.device) for b in batches))
     return model
 
