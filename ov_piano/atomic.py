@@ -7,6 +7,17 @@ from pathlib import Path
 
 
 @contextmanager
+def errors_name(path: str | Path) -> Iterator[None]:
+    """Errors of the operating system in the block that name no file, such as a full disk, name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextmanager
 def written_whole(path: str | Path) -> Iterator[Path]:
     """A name beside ``path`` to write to; it becomes ``path`` when the block ends without an error.
 
@@ -16,7 +27,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
-        yield partial
+        with errors_name(path):
+            yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

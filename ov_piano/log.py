@@ -2,12 +2,16 @@
 
 import json
 import logging
+import sys
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import coloredlogs
+
+from ov_piano.atomic import errors_name
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -15,6 +19,14 @@ FORMAT = "%(asctime)s %(levelname)s %(message)s"
 def timestamp() -> str:
     """The moment as file names hold it: ``YYYY_MM_DD_HH_MM_SS.mmm``."""
     return datetime.now().strftime("%Y_%m_%d_%H_%M_%S.%f")[:-3]
+
+
+class _TextFile(logging.FileHandler):
+    """A text file that cannot be written ends the run, like any other output; by default logging prints a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        with errors_name(self.baseFilename):
+            raise sys.exc_info()[1]
 
 
 class RunLog:
@@ -35,7 +47,7 @@ class RunLog:
         coloredlogs.install(level="INFO", logger=self.logger, fmt=FORMAT)
         folder = Path(output_dir) / "txt_logs"
         folder.mkdir(parents=True, exist_ok=True)
-        self._text = logging.FileHandler(folder / f"{name}.log", encoding="utf-8")
+        self._text = _TextFile(folder / f"{name}.log", encoding="utf-8")
         self._text.setFormatter(logging.Formatter(FORMAT))
         self.logger.addHandler(self._text)
         self._jsonl = (folder / f"{name}.jsonl").open("a", encoding="utf-8")
@@ -47,22 +59,26 @@ class RunLog:
     def note(self, text: str) -> None:
         """Write ``text`` into the text file alone."""
         if self._text:
-            self._text.stream.write(text + "\n")
-            self._text.flush()
+            with errors_name(self._text.baseFilename):
+                self._text.stream.write(text + "\n")
+                self._text.flush()
 
     def record(self, **values: Any) -> None:
         """Append ``values`` with the time to the JSON lines."""
         if self._jsonl:
-            self._jsonl.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
-            self._jsonl.flush()
+            with errors_name(self._jsonl.name):
+                self._jsonl.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+                self._jsonl.flush()
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception):
-            self.logger.error("stopped: %s", error)
+            with suppress(OSError):  # a full disk, maybe the error itself
+                self.logger.error("stopped: %s", error)
         if self.writer:
             self.logger.removeHandler(self._text)
-            self._text.close()
-            self._jsonl.close()
+            for file in (self._text, self._jsonl):
+                with suppress(OSError):
+                    file.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ov_piano.atomic import errors_name
 from ov_piano.evaluation.scoring import shifted_onsets
 from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS, reaches
 from ov_piano.log import timestamp
@@ -28,7 +29,8 @@ def complete_folder(path: Path) -> Iterator[Path]:
     partial = path.with_name(path.name + ".partial")
     partial.mkdir(parents=True)
     try:
-        yield partial
+        with errors_name(path):
+            yield partial
         partial.rename(path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -11,7 +11,7 @@ from ov_piano.evaluation.evaluate import transcribe_dataset
 from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS, best_row, search
 from ov_piano.training.processes import Processes
 from ov_piano.transcription.decoder import Decoder
-from ov_piano.transcription.strided import Infer
+from ov_piano.transcription.strided import Infer, chunk_frames
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class CrossValidation:
     tolerance_secs: float
     tolerance_vel: float
     processes: Processes
+
+    def __post_init__(self) -> None:
+        """:raises InputError: sizes that do not fit the frames; better now than at the first validation"""
+        chunk_frames(self.chunk_secs, self.overlap_secs, self.recordings.pair.frame_secs)
 
     def __call__(self, infer: Infer) -> pd.DataFrame:
         """Mean scores over the recordings, a row a threshold, as `search` gives them.
