@@ -24,6 +24,7 @@ LARGEST_KERNEL = 2**24  # entries, made in five times as much memory; an odd rat
 LARGEST_SAMPLE = 1e9  # full scale is 1; beyond this the power spectrogram could overflow
 SILENCE_DB = -100.0  # dB, log-mel of digital silence: AmplitudeToDB's floor of 1e-10
 BLOCK_SECS = 10  # read and resampled at once
+BAND_MELS = 50  # mel bins computed at once, from those few bins of the spectrum that they overlap
 BLOCK_FRAMES = 256  # spectrogram frames computed at once: fits the cache
 
 
@@ -161,12 +162,14 @@ def resample(blocks: Iterable[Tensor], samples: int, rate_in: int, rate_out: int
 def _mono_blocks(path: str | Path, info: AudioInfo):
     """Mean over channels of the whole file in blocks: (samples,) float32."""
     buffer = np.empty((BLOCK_SECS * info.sample_rate, info.channels), np.float32)
+    weights = torch.full((info.channels,), 1 / info.channels)
     read = 0
     try:
         with sf.SoundFile(path) as file:
             while read < info.samples and len(block := file.read(out=buffer)):
-                mono = torch.from_numpy(block).mean(1) if info.channels > 1 else torch.from_numpy(block[:, 0].copy())
-                if not mono.abs().max() <= LARGEST_SAMPLE:  # false for NaN, too
+                mono = torch.from_numpy(block) @ weights  # a new tensor, as the buffer will be read into again
+                lowest, highest = mono.aminmax()
+                if not -LARGEST_SAMPLE <= lowest <= highest <= LARGEST_SAMPLE:  # false for NaN, too
                     raise InputError(f"{path}: holds samples that are NaN, infinite or far beyond full scale")
                 read += len(block)
                 yield mono
@@ -200,6 +203,7 @@ class LogMel(nn.Module):
         filters = torchaudio.functional.melscale_fbanks(window // 2 + 1, fmin, fmax, mels, sample_rate)
         self.register_buffer("window", torch.hann_window(window), persistent=False)
         self.register_buffer("filters", filters, persistent=False)  # (bins, mels)
+        self._bands = [_band(filters, begin) for begin in range(0, mels, BAND_MELS)]
 
     def forward(self, wave: Tensor) -> Tensor:
         half = len(self.window) // 2
@@ -241,5 +245,13 @@ class LogMel(nn.Module):
             block = slice(begin, begin + BLOCK_FRAMES)
             spectrum = torch.fft.rfft(frames[block] * self.window)
             power = spectrum.real.square() + spectrum.imag.square()
-            logmel[:, block] = (power @ self.filters).T
+            for bins, mels in self._bands:
+                logmel[mels, block] = (power[:, bins] @ self.filters[bins, mels]).T
         return logmel.clamp_(min=10 ** (SILENCE_DB / 10)).log10_().mul_(10)
+
+
+def _band(filters: Tensor, begin: int) -> tuple[slice, slice]:
+    """Bins of the spectrum that matter to the mel bins from ``begin``, and these."""
+    mels = slice(begin, begin + BAND_MELS)
+    used = filters[:, mels].any(1).nonzero()
+    return slice(int(used.min()), int(used.max()) + 1) if len(used) else slice(0, 1), mels

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -23,23 +24,21 @@ def available_cores() -> int:
 
 
 def in_parallel(
-    function: Callable[[Item], Result], items: Sequence[Item], workers: int, what: str, preload: str
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, what: str, may_fork: bool = True
 ) -> list[Result]:
     """``[function(item) for item in items]`` by ``workers`` processes (1: by this one), each with one thread.
 
     The first exception stops it; items at work are finished, the others are not begun.
 
     :param what: says on the progress bar what is being done.
-    :param preload: the module that the workers need, imported once for all of them.
+    :param may_fork: false where a device is used that does not survive a fork of this process (CUDA).
     :raises InputError: a process was ended from outside.
     """
     with tqdm(total=len(items), desc=what, unit="recording", disable=None) as bar:
         if workers == 1:
             return _in_this_process(function, items, bar)
-        # Neither torch's threads nor a CUDA context survive a fork of this process.
-        start = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        context = multiprocessing.get_context(start)
-        context.set_forkserver_preload([preload])
+        # Forked workers need not import torch again. Its threads do not survive that: they have one thread each.
+        context = multiprocessing.get_context("fork" if may_fork and sys.platform == "linux" else "spawn")
         with ProcessPoolExecutor(workers, context, initializer=_init_worker) as pool:
             try:
                 futures = [pool.submit(function, item) for item in items]

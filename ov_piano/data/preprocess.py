@@ -24,8 +24,8 @@ from ov_piano.data.parts import Job, PartSettings, Report, count_frames, is_comp
 from ov_piano.data.recording import Recording
 from ov_piano.errors import InputError
 
-WORTH_WORKERS_SECS = 600  # of audio: less is done before worker processes have started
-WORTH_WORKERS_CHECKS = 200  # recordings, the same for reading their headers and MIDI
+WORTH_WORKERS_SECS = 60  # of audio: less is done before worker processes have started
+WORTH_WORKERS_CHECKS = 50  # recordings, the same for reading their headers and MIDI
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,8 @@ def preprocess(
     open_jobs.sort(key=lambda job: -job.frames)  # so that no process is left with a long one at the end
     secs = sum(job.frames for job in open_jobs) * settings.roll.frame_secs
     workers_used = _sensible_workers(workers, len(open_jobs), secs > WORTH_WORKERS_SECS)
-    _in_parallel(make_part, open_jobs, workers_used, "recordings")
+    may_fork = settings.device == "cpu"
+    in_parallel(partial(_named, make_part), open_jobs, workers_used, "recordings", may_fork)
     reports = {name: _join(jobs, name, parts / path.name, stores[name].height) for name, path in outputs.items()}
     parts.rename(done)
     _put_in_place(done, outputs)
@@ -96,16 +97,13 @@ def _plan(recordings: Sequence[Recording], settings: PartSettings, parts: Path, 
     if len({recording.name for recording in recordings}) < len(recordings):
         raise InputError("two recordings have the same name")
     workers = _sensible_workers(workers, len(recordings), len(recordings) > WORTH_WORKERS_CHECKS)
-    lengths = _in_parallel(partial(count_frames, settings=settings), recordings, workers, "checking")
+    check = partial(_named, partial(count_frames, settings=settings))
+    lengths = in_parallel(check, recordings, workers, "checking", may_fork=settings.device == "cpu")
     jobs, begin = [], 0
     for recording, frames in zip(recordings, lengths, strict=True):
         jobs.append(Job(recording, parts / f"{recording.name}.part", frames, begin % settings.chunk_frames, settings))
         begin += frames
     return jobs
-
-
-def _in_parallel(function: Callable, items: Sequence, workers: int, what: str) -> list:
-    return in_parallel(partial(_named, function), items, workers, what, preload=__name__)
 
 
 def _named(function: Callable, item: Recording | Job) -> Any:
