@@ -1,6 +1,7 @@
 """How a script runs: arguments -> configuration -> ``main(conf)`` -> exit status."""
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,8 +16,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 def run(main: Callable[[Any], None], conf_class: type, args: Sequence[str] | None = None) -> None:
     """Run ``main`` with the settings of ``args`` (default: the command line) and exit.
 
-    Prints the merged configuration first. `InputError` and operating-system errors that
-    name a file become one line on standard error and status 2; Ctrl-C a line and 130.
+    Prints the merged configuration first. `InputError`, operating-system errors and a lack of
+    memory become one line on standard error and status 2; Ctrl-C a line and 130.
     """
     args = sys.argv[1:] if args is None else args
     if any(arg in ("-h", "--help") for arg in args):
@@ -33,6 +34,10 @@ def run(main: Callable[[Any], None], conf_class: type, args: Sequence[str] | Non
         if error.filename is None and error.errno is None:
             raise
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (MemoryError, RuntimeError) as error:  # PyTorch has errors of its own for it
+        if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
+            raise
+        _fail(f"out of memory: {[*str(error).splitlines(), ''][0]}")
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

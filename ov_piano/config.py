@@ -6,6 +6,7 @@ dataclass is the single place for a setting's type, default, meaning and permitt
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -81,6 +82,8 @@ def parse_args(conf_class: type[Conf], args: Sequence[str]) -> Conf:
     plain = OmegaConf.to_container(merged)
     for field in fields.values():
         check, value = field.metadata["check"], plain[field.name]
+        if not _is_finite(value):
+            raise InputError(f"setting {field.name}={value}: expected finite numbers")
         if check and value is not None and not check.holds(value):
             raise InputError(f"setting {field.name}={value}: expected {check.expected}")
     return conf_class(**plain)
@@ -102,6 +105,11 @@ def _read_value(field: dataclasses.Field, text: str) -> Any:
     if uninterpreted or (value is None and not _is_optional(field)):
         raise InputError(f"setting {field.name}={text}: expected {kind}")
     return value
+
+
+def _is_finite(value: Any) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return all(math.isfinite(x) for x in values if isinstance(x, float))
 
 
 def _is_optional(field: dataclasses.Field) -> bool:

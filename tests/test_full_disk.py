@@ -102,9 +102,14 @@ def test_a_log_that_finds_no_room(inputs, disk):
 
 def test_a_text_log_that_finds_no_room_ends_the_run(disk, capsys):
     folder = disk("size=8k")
-    with pytest.raises(OSError, match=FULL) as caught, RunLog(folder, "x") as log:
-        for _ in range(200):
-            log.info("a line of a log that grows and grows")
+
+    def log_much():
+        with RunLog(folder, "x") as log:
+            for _ in range(200):
+                log.info("a line of a log that grows and grows")
+
+    with pytest.raises(OSError, match=FULL) as caught:
+        log_much()
     assert caught.value.filename == str(folder / "txt_logs" / "x.log")
     assert "Traceback" not in capsys.readouterr().err
 
