@@ -29,6 +29,16 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     try:
         with errors_name(path):
             yield partial
-        os.replace(partial, path)
+            _on_disk(partial)
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _on_disk(path: Path) -> None:
+    """Have the contents on disk before their name says that they are complete."""
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

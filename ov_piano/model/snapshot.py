@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ov_piano.atomic import written_whole
 from ov_piano.errors import InputError
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -27,21 +28,10 @@ def save_atomically(content: Any, path: str | Path) -> None:
 
     :raises OSError: the file cannot be written, e.g. the disk is full; an earlier file stays as it was
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     serialized = io.BytesIO()  # torch.save reports a full disk as RuntimeError, and not always
     torch.save(content, serialized)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(serialized.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as partial:
+        partial.write_bytes(serialized.getbuffer())
 
 
 def load_snapshot(path: str | Path, model: Model) -> Model:
