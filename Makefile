@@ -28,7 +28,7 @@ bench: $(BIN)/installed
 	$(BIN)/python -m tests.benchmarks
 
 fuzz: $(BIN)/installed
-	$(BIN)/python -m tests.fuzz
+	$(BIN)/python -m tests.fuzz $(filter SEED=% INPUTS=% SECONDS=% KILLS=% ONLY=% OUTPUT_DIR=%,$(MAKEOVERRIDES))
 
 $(BIN)/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -281,5 +281,45 @@ def test_rates_whose_ratio_would_need_gigabytes_are_refused(tmp_path, rate):
         load_mono(tmp_path / "odd.wav")
 
 
+def test_a_header_that_promises_months_of_audio(tmp_path):
+    """Of FLAC, whose header holds 36 bits for the number of samples."""
+    path = tmp_path / "long.flac"
+    sf.write(path, np.zeros(20_000), 16000)
+    contents = bytearray(path.read_bytes())
+    contents[21] |= 0x0F
+    contents[22:26] = b"\xff" * 4
+    path.write_bytes(contents)
+    assert sf.info(path).frames == 2**36 - 1
+    with pytest.raises(InputError, match=r"long\.flac: "):
+        load_mono(path)
+
+
+def test_many_channels_are_read_in_smaller_blocks(tmp_path):
+    path = tmp_path / "many.wav"
+    samples = np.random.default_rng(0).uniform(-1, 1, (70_000, 250)).astype(np.float32)  # more than 2**24 values
+    sf.write(path, samples, 16000, subtype="FLOAT")
+    np.testing.assert_allclose(load_mono(path), samples.mean(1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "message"),
+    [
+        ("metadata", np.arange(8), "str"),
+        ("metadata", np.zeros((8, 2)), "metadata: expected one dimension"),
+        ("metadata", np.array([b"[" * 50_000] * 8), "nested"),
+        ("data_idxs", np.zeros((2, 3), np.int64), r"data_idxs: expected shape \(2, 8\), found \(2, 3\)"),
+        ("data_idxs", np.int64(3), r"found \(\)"),
+    ],
+)
+def test_stores_of_other_kinds(case, name, contents, message):
+    def edit(file):
+        del file[name]
+        file[name] = contents
+
+    change_store(case.folder / MEL_NAME, edit)
+    with pytest.raises(InputError, match=f"not a complete HDF5 file of recordings: .*{message}"):
+        Store(case.folder / MEL_NAME)
+
+
 def test_a_message_is_one_line_whatever_it_quotes():
     assert str(InputError("a\nb\r\nc\u2028d\n")) == "a b c d"

@@ -24,6 +24,7 @@ LARGEST_KERNEL = 2**24  # entries, made in five times as much memory; an odd rat
 LARGEST_SAMPLE = 1e9  # full scale is 1; beyond this the power spectrogram could overflow
 SILENCE_DB = -100.0  # dB, log-mel of digital silence: AmplitudeToDB's floor of 1e-10
 BLOCK_SECS = 10  # read and resampled at once
+LARGEST_BLOCK = 2**24  # values, where many channels or a high rate would make ten seconds larger
 BAND_MELS = 50  # mel bins computed at once, from those few bins of the spectrum that they overlap
 BLOCK_FRAMES = 256  # spectrogram frames computed at once: fits the cache
 
@@ -124,13 +125,7 @@ def load_mono(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Tensor:
 
     :raises InputError: the file cannot be read to its end, or holds NaN or infinite samples.
     """
-    info = audio_info(path)
-    wave = torch.empty(resampled_length(info.samples, info.sample_rate, sample_rate))
-    filled = 0
-    for block in resampled_blocks(path, sample_rate):
-        wave[filled : filled + len(block)] = block
-        filled += len(block)
-    return wave
+    return torch.cat(list(resampled_blocks(path, sample_rate)))  # of the length found: headers promise anything
 
 
 def resampled_blocks(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Iterator[Tensor]:
@@ -161,7 +156,8 @@ def resample(blocks: Iterable[Tensor], samples: int, rate_in: int, rate_out: int
 
 def _mono_blocks(path: str | Path, info: AudioInfo):
     """Mean over channels of the whole file in blocks: (samples,) float32."""
-    buffer = np.empty((BLOCK_SECS * info.sample_rate, info.channels), np.float32)
+    frames = min(BLOCK_SECS * info.sample_rate, info.samples, max(1, LARGEST_BLOCK // info.channels))
+    buffer = np.empty((frames, info.channels), np.float32)
     weights = torch.full((info.channels,), 1 / info.channels)
     read = 0
     try:

@@ -117,7 +117,7 @@ class Store:
                 self.height, self.metadata, self.begins, self.ends = _check_store(file, height)
         except BlockingIOError:
             raise InputError(f"{path}: is being written by another process") from None
-        except (OSError, RuntimeError, KeyError, ValueError, SyntaxError) as error:
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError, SyntaxError, MemoryError) as error:
             raise InputError(f"{path}: not a complete HDF5 file of recordings: {error}") from None
 
     def __len__(self) -> int:
@@ -149,17 +149,19 @@ def _check_store(file: h5py.File, height: int | None) -> tuple[int, list[tuple],
     missing = [name for name in ("data", "metadata", "data_idxs") if not isinstance(file.get(name), h5py.Dataset)]
     if missing:
         raise ValueError(f"lacks the dataset {missing[0]!r}")
-    data, idxs = file["data"], file["data_idxs"][()]
+    data, idxs, metadata = file["data"], file["data_idxs"], file["metadata"]
     if data.ndim != 2 or data.dtype != np.float32:
         raise ValueError(f"data: expected two-dimensional float32, found {data.ndim} dimensions of {data.dtype}")
     if height is not None and data.shape[0] != height:
         raise ValueError(f"data: expected {height} rows, as the name says, found {data.shape[0]}")
-    metadata = [ast.literal_eval(text) for text in file["metadata"].asstr()[()]]
-    if not all(isinstance(entry, tuple) for entry in metadata):
-        raise ValueError("metadata: expected tuples")
+    if metadata.ndim != 1:
+        raise ValueError(f"metadata: expected one dimension, found shape {metadata.shape}")
     if idxs.shape != (2, len(metadata)):
         raise ValueError(f"data_idxs: expected shape {(2, len(metadata))}, found {idxs.shape}")
-    begins, ends = idxs.astype(np.int64)
+    metadata = [ast.literal_eval(text) for text in metadata.asstr()[()]]
+    if not all(isinstance(entry, tuple) for entry in metadata):
+        raise ValueError("metadata: expected tuples")
+    begins, ends = idxs[()].astype(np.int64)
     bounds = np.concatenate([begins[:1], ends])
     if not metadata or bounds[0] != 0 or bounds[-1] != data.shape[1] or (begins != bounds[:-1]).any():
         raise ValueError(f"data_idxs: expected adjoining recordings from frame 0 to {data.shape[1]}")

@@ -2,7 +2,8 @@
 
 1. Give each loader its share of INPUTS mutated inputs. Whatever is neither used nor refused by one
    clear line is written to OUTPUT_DIR with its traceback.
-2. Kill each script KILLS times at random moments and compare the end with that of a run left alone.
+2. Kill the scripts 0a and 1 KILLS times at random moments, then once before each change that they make
+   to their output folder, and compare the end with that of a run left alone.
 
 The same SEED gives the same inputs. Ends with status 1 if something was found.
 """
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +22,7 @@ from ov_piano.cli import run
 from ov_piano.config import NON_NEGATIVE, POSITIVE, option
 from ov_piano.errors import InputError
 from tests.fuzz.campaign import Campaign, Count, fuzz
-from tests.fuzz.kills import BrokenByKillError, kill_preprocessing, kill_training
+from tests.fuzz.kills import BrokenByKillError, kill_and_restart, kill_at_changes, preprocessing_task, training_task
 from tests.fuzz.loaders import make_loaders
 
 
@@ -32,7 +34,7 @@ class ConfDef:
     INPUTS: int = option(20_000, "inputs over all loaders", NON_NEGATIVE)
     SECONDS: float | None = option(None, "no further input after so many seconds", POSITIVE)
     ONLY: str | None = option(None, "name of the one loader to give the inputs to")
-    KILLS: int = option(10, "kills of each script", NON_NEGATIVE)
+    KILLS: int = option(10, "kills of each script at random moments; 0 leaves out all kills", NON_NEGATIVE)
     OUTPUT_DIR: str = option("out/fuzz", "folder for what is found")
 
 
@@ -41,14 +43,25 @@ def main(conf: ConfDef) -> None:
     deadline = time.monotonic() + (conf.SECONDS or float("inf"))
     with tempfile.TemporaryDirectory() as folder:
         found = fuzz_all(conf, Path(folder), deadline) if conf.INPUTS else 0
-        for name, campaign in (("0a", kill_preprocessing), ("1", kill_training)) if conf.KILLS else ():
-            try:
-                print(f"script {name}: {campaign(Path(folder) / name, conf.KILLS, conf.SEED)}", flush=True)
-            except BrokenByKillError as error:
-                print(f"script {name}: {error}", flush=True)
-                found += 1
+        found += kill_all(conf, Path(folder)) if conf.KILLS else 0
     if found:
         sys.exit(1)
+
+
+def kill_all(conf: ConfDef, folder: Path) -> int:
+    """Print a line for each script and manner of killing; the number of findings."""
+    found = 0
+    for make_task in (preprocessing_task, training_task):
+        for manner in (partial(kill_and_restart, kills=conf.KILLS, seed=conf.SEED), kill_at_changes):
+            place = folder / f"{make_task.__name__}_{len(list(folder.iterdir()))}"
+            place.mkdir()
+            try:
+                task = make_task(place)
+                print(f"script {task.script}: {manner(task, place)}", flush=True)
+            except BrokenByKillError as error:
+                print(f"FOUND {error}", flush=True)
+                found += 1
+    return found
 
 
 def fuzz_all(conf: ConfDef, folder: Path, deadline: float) -> int:

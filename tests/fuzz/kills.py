@@ -4,11 +4,13 @@ Processes are forked from a server that has imported torch already, so that kill
 work and not into the seconds of importing.
 """
 
+import itertools
 import multiprocessing
 import os
 import random
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from tests.conftest import write_toy_maestro
 from tests.scripts import MEL_NAME, ROLL_NAME, load_script
 
 PREPROCESSING, TRAINING = "0a_maestro_to_hdf5mel.py", "1_train_onsets_velocities.py"
+CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir"}  # audit events of the interpreter
 PATIENCE_SECS = 600  # for one run; longer is a hang
 TINY = ("DEVICE=cpu", "TRAIN_BS=2", "TRAIN_BATCH_SECS=1", "DATALOADER_WORKERS=0", "LR_MAX=0.5", "LR_PERIOD=5")
 
@@ -45,23 +48,54 @@ class Report:
         return f"{self.kills} kills ({reached}), {self.finished} finished runs equal to the one left alone"
 
 
-def start(script: str, args: Sequence[str], output: Path) -> multiprocessing.Process:
-    """The script in a process of its own; what it prints goes to ``output.log``."""
+@dataclass
+class Task:
+    """A script, its settings but for the output folder, and how to look at that folder.
+
+    :param check: looks at it after each kill, says what has been reached
+    :param check_end: compares it with that of the run that was left alone
+    """
+
+    script: str
+    args: Sequence[str]
+    check: Callable[[Path], str]
+    check_end: Callable[[Path, Path], None]
+
+
+def start(script: str, args: Sequence[str], output: Path, last_change: int | None = None) -> multiprocessing.Process:
+    """The script in a process of its own; what it prints goes to ``output.log``.
+
+    :param last_change: number of the change to the output folder before which the process kills itself
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     log = output.with_name(f"{output.name}.log")
-    process = context.Process(target=_run, args=(script, (*args, f"OUTPUT_DIR={output}"), log))
+    process = context.Process(target=_run, args=(script, (*args, f"OUTPUT_DIR={output}"), log, output, last_change))
     process.start()
     return process
 
 
-def _run(script: str, args: Sequence[str], log: Path) -> None:
+def _run(script: str, args: Sequence[str], log: Path, output: Path, last_change: int | None) -> None:
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     torch.set_num_threads(1)
     module = load_script(script)
+    if last_change is not None:
+        _kill_before_change(last_change, str(output))
     run(module.main, module.ConfDef, args)
+
+
+def _kill_before_change(number: int, folder: str) -> None:
+    """End this process at the ``number``-th creation, renaming or removal of something in ``folder``."""
+    left = iter(range(number, -1, -1))
+
+    def on_event(event: str, args: tuple) -> None:
+        written = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if (written or event in CHANGES) and str(args[0]).startswith(folder) and next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(on_event)
 
 
 def leave_alone(script: str, args: Sequence[str], output: Path) -> float:
@@ -81,39 +115,26 @@ def finish(process: multiprocessing.Process, output: Path) -> None:
         raise BrokenByKillError(f"{output}: status {process.exitcode} after a kill: {log[-2000:]}")
 
 
-def kill_and_restart(
-    script: str,
-    args: Sequence[str],
-    folder: Path,
-    *,
-    kills: int,
-    seed: int,
-    check: Callable[[Path], str],
-    check_end: Callable[[Path, Path], None],
-) -> Report:
-    """Kill ``kills`` times; whenever a run comes to its end, compare it and begin anew in an empty folder.
-
-    :param check: looks at the output folder after each kill, says what has been reached
-    :param check_end: compares the output folder with that of the run that was left alone
-    """
+def kill_and_restart(task: Task, folder: Path, kills: int, seed: int) -> Report:
+    """Kill at random moments, ``kills`` times; when a run has come to its end, begin anew in an empty folder."""
     rng, report = random.Random(seed), Report()
     alone = folder / "alone"
-    leave_alone(script, args, folder / "warm_up")  # starts the server, compiles what is compiled on first use
-    secs = leave_alone(script, args, alone)
+    leave_alone(task.script, ["--help"], folder / "help")  # starts the server, so that it is not in the seconds
+    secs = leave_alone(task.script, task.args, alone)
     output = folder / "killed_0"
     while True:
-        process = start(script, args, output)
+        process = start(task.script, task.args, output)
         if report.kills < kills:
             process.join(rng.uniform(0, secs))
-        if report.kills < kills and process.exitcode is None:
-            process.kill()
-            process.join()
+            if process.exitcode is None:
+                process.kill()
+                process.join()
         if process.exitcode == -signal.SIGKILL:
             report.kills += 1
-            report.moments.append(check(output))
+            report.moments.append(task.check(output))
             continue
         finish(process, output)
-        check_end(output, alone)
+        task.check_end(output, alone)
         report.finished += 1
         if report.kills >= kills:
             return report
@@ -121,10 +142,29 @@ def kill_and_restart(
         output = folder / f"killed_{report.finished}"
 
 
+def kill_at_changes(task: Task, folder: Path, first: int = 0, every: int = 1) -> Report:
+    """Kill before the ``first`` change to the output folder, and ``every`` so many from there on, one kill a run."""
+    report, alone = Report(), folder / "alone"
+    leave_alone(task.script, task.args, alone)
+    for number in itertools.count(first, every):
+        output = folder / f"change_{number}"
+        process = start(task.script, task.args, output, last_change=number)
+        process.join(PATIENCE_SECS)
+        if process.exitcode != -signal.SIGKILL:
+            finish(process, output)
+            return report
+        report.kills += 1
+        report.moments.append(task.check(output))
+        finish(start(task.script, task.args, output), output)
+        task.check_end(output, alone)
+        report.finished += 1
+        shutil.rmtree(output)
+
+
 # Script 0a
 
 
-def kill_preprocessing(folder: Path, kills: int, seed: int) -> Report:
+def preprocessing_task(folder: Path) -> Task:
     """Script 0a on eight toy recordings, with one process."""
     tree = write_toy_maestro(folder / "maestro-v3.0.0")
     made: dict[str, int] = {}  # part -> time of its last change, in the run under way
@@ -150,8 +190,7 @@ def kill_preprocessing(folder: Path, kills: int, seed: int) -> Report:
         for name in (MEL_NAME, ROLL_NAME):
             _check_equal_stores(output / name, alone / name)
 
-    args = (f"MAESTRO_INPATH={tree}", "WORKERS=1")
-    return kill_and_restart(PREPROCESSING, args, folder, kills=kills, seed=seed, check=check, check_end=check_end)
+    return Task(PREPROCESSING, (f"MAESTRO_INPATH={tree}", "WORKERS=1"), check, check_end)
 
 
 def _check_equal_stores(path: Path, other: Path) -> None:
@@ -164,7 +203,7 @@ def _check_equal_stores(path: Path, other: Path) -> None:
 # Script 1
 
 
-def kill_training(folder: Path, kills: int, seed: int, steps: int = 12) -> Report:
+def training_task(folder: Path, steps: int = 12) -> Task:
     """Script 1 for a few steps on toy stores, its state saved at each, with a cross-validation on the way."""
     tree, stores = write_toy_maestro(folder / "maestro-v3.0.0"), folder / "stores"
     leave_alone(PREPROCESSING, (f"MAESTRO_INPATH={tree}", "WORKERS=1"), stores)
@@ -184,8 +223,7 @@ def kill_training(folder: Path, kills: int, seed: int, steps: int = 12) -> Repor
         if left := list((output / "training_states").glob(".*")):
             raise BrokenByKillError(f"{output}: left behind {left}")
 
-    args = (*paths, *TINY, *every)
-    return kill_and_restart(TRAINING, args, folder, kills=kills, seed=seed, check=check, check_end=check_end)
+    return Task(TRAINING, (*paths, *TINY, *every), check, check_end)
 
 
 def _check_equal_states(path: Path, other: Path) -> None:

@@ -11,8 +11,9 @@ import soundfile as sf
 import torch
 
 from ov_piano.config import describe, parse_args, to_yaml
+from ov_piano.constants import SAMPLE_RATE
 from ov_piano.data import maestro, maps
-from ov_piano.data.audio import LogMel, audio_info, resampled_blocks
+from ov_piano.data.audio import LogMel, audio_info, load_mono, resampled_length
 from ov_piano.data.hdf5 import MelName, RollName, Store, StoreWriter, parse_mel_name, parse_roll_name
 from ov_piano.data.midi import read_notes
 from ov_piano.data.pianoroll import piano_roll
@@ -104,8 +105,10 @@ def _wave(folder: Path) -> Loader:
 
     def load(data: bytes) -> None:
         path.write_bytes(data)
-        audio_info(path)
-        for block in transform.in_blocks(resampled_blocks(path)):
+        wave = load_mono(path)
+        info = audio_info(path)
+        assert len(wave) == resampled_length(info.samples, info.sample_rate, SAMPLE_RATE), "not the promised length"
+        for block in transform.in_blocks(wave.split(4000)):
             assert torch.isfinite(block).all(), "the log-mel is not finite"
 
     return Loader(seeds, load, WAVE_TOKENS, share=0.2)
