@@ -4,7 +4,6 @@ The work is done in a forked process, so that a crash or a hang of a library in 
 too, and not the end of the campaign. Each input follows from seed, loader and number alone.
 """
 
-import contextlib
 import logging
 import mmap
 import os
@@ -15,7 +14,6 @@ import struct
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,6 +76,7 @@ def _work(campaign: Campaign, first: int, shared: mmap.mmap) -> None:
     status = 1
     try:
         logging.disable()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what libraries in C print would bury the figures
         _limit_memory()
         seen: Counter[str] = Counter()
         for number in range(first, campaign.inputs):
@@ -85,8 +84,7 @@ def _work(campaign: Campaign, first: int, shared: mmap.mmap) -> None:
                 break
             count, finding = _counts(shared), None
             try:
-                with _silence():
-                    campaign.loader.load(campaign.input(number))
+                campaign.loader.load(campaign.input(number))
                 count = count._replace(used=count.used + 1)
             except InputError as error:
                 count = count._replace(refused=count.refused + 1)
@@ -116,13 +114,6 @@ def _limit_memory() -> None:
     with open("/proc/self/statm", encoding="ascii") as file:
         limit = int(file.read().split()[0]) * mmap.PAGESIZE + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """What libraries print by themselves does not bury the figures."""
-    with open(os.devnull, "w", encoding="ascii") as nowhere, contextlib.redirect_stderr(nowhere):
-        yield
 
 
 def _watch(child: int, shared: mmap.mmap) -> str | None:
