@@ -30,6 +30,7 @@ from ov_piano.errors import InputError
 from ov_piano.evaluation.ground_truth import load_ground_truths
 from ov_piano.log import RunLog, timestamp
 from ov_piano.model.fast import optimize_for_inference
+from ov_piano.model.native import keep_freed_memory
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
 from ov_piano.plots.learning_curve import LearningCurve
@@ -199,6 +200,7 @@ def snapshot_path(conf: ConfDef, step: int, onset_f1: float | None = None) -> Pa
 
 def main(conf: ConfDef) -> None:
     """Train to the end of the last epoch, MAX_STEPS, or Ctrl-C, which saves the state first."""
+    keep_freed_memory()
     with (
         Processes.from_environment(conf.DEVICE) as processes,
         RunLog(conf.OUTPUT_DIR, timestamp(), processes.is_first) as log,
