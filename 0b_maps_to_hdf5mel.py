@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from ov_piano.cli import run
 from ov_piano.config import NOT_EMPTY, one_of, option
 from ov_piano.data.maps import CATEGORIES, INSTRUMENTS, REPEATED_PIECES, load_recordings
-from ov_piano.data.preprocess import preprocess
-from ov_piano.data.preprocess_conf import PreprocessConf
+from ov_piano.preprocessing.conf import PreprocessConf
+from ov_piano.preprocessing.preprocess import preprocess
 
 
 @dataclass

@@ -16,6 +16,9 @@ def select_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"DEVICE={name}: not a usable device, expected cpu, cuda, cuda:1 or the like") from None
+    try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]

@@ -17,11 +17,12 @@ import soundfile as sf
 import torch
 import torchaudio
 
-from ov_piano.data import hdf5, maestro, preprocess
+from ov_piano.data import hdf5, maestro
 from ov_piano.data.midi import read_notes
 from ov_piano.data.pianoroll import piano_roll
-from ov_piano.data.preprocess_conf import PreprocessConf
 from ov_piano.errors import InputError
+from ov_piano.preprocessing import preprocess
+from ov_piano.preprocessing.conf import PreprocessConf
 from tests.conftest import write_midi
 from tests.scripts import MAPS_MEL_NAME, MAPS_ROLL_NAME, MEL_NAME, ROLL_NAME, ROOT, fail, succeed
 
@@ -308,7 +309,7 @@ def test_output_folder_that_cannot_be_made(toy_maestro, tmp_path):
         ({"MEL_FMAX": 8001}, "at most half of TARGET_SR=16000"),
         ({"MEL_FMIN": 8000}, "MEL_FMIN below MEL_FMAX"),
         ({"HDF5_CHUNKLEN_SECONDS": 0.01}, "HDF5_CHUNKLEN_SECONDS=0.01: expected at least a frame, 0.024 s"),
-        ({"DEVICE": "cuba"}, "DEVICE=cuba: not a device"),
+        ({"DEVICE": "cuba"}, "DEVICE=cuba: not a usable device"),
     ],
 )
 def test_settings_that_do_not_go_together(settings, message):

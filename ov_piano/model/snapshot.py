@@ -1,7 +1,6 @@
 """Snapshots: weights and batch-norm statistics as a plain ``torch.save`` of the state dict."""
 
 import io
-import os
 import pickle
 import re
 import warnings
@@ -11,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ov_piano.atomic import written_whole
+from ov_piano.atomic import remove_leftovers, written_whole
 from ov_piano.errors import InputError
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -26,8 +25,11 @@ def save_snapshot(model: nn.Module, path: str | Path) -> None:
 def save_atomically(content: Any, path: str | Path) -> None:
     """``torch.save`` beside ``path``, then rename: the file is complete or is not there.
 
+    What killed processes have left of such saves in the folder, tens of megabytes each, is deleted.
+
     :raises OSError: the file cannot be written, e.g. the disk is full; an earlier file stays as it was
     """
+    remove_leftovers(Path(path).parent)
     serialized = io.BytesIO()  # torch.save reports a full disk as RuntimeError, and not always
     torch.save(content, serialized)
     with written_whole(path) as partial:

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-import torch
-
 from ov_piano.config import NON_NEGATIVE, POSITIVE, option
 from ov_piano.constants import HOP, MEL_FMAX, MEL_FMIN, MELS, SAMPLE_RATE, WINDOW
 from ov_piano.data.hdf5 import MelName, RollName
-from ov_piano.data.parts import PartSettings
+from ov_piano.device import select_device
 from ov_piano.errors import InputError
+from ov_piano.preprocessing.parts import PartSettings
 
 
 @dataclass
@@ -45,11 +44,7 @@ class PreprocessConf:
                 f"setting HDF5_CHUNKLEN_SECONDS={self.HDF5_CHUNKLEN_SECONDS}: expected at least a frame, "
                 f"{self.STFT_HOPSIZE / self.TARGET_SR:g} s"
             )
-        try:
-            torch.zeros(1, device=self.DEVICE)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"setting DEVICE={self.DEVICE}: not a device of this machine: {reason}") from None
+        select_device(self.DEVICE)
 
     @property
     def chunk_frames(self) -> int:

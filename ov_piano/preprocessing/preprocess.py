@@ -19,10 +19,10 @@ import h5py
 from tqdm import tqdm
 
 from ov_piano.data.hdf5 import Store, StoreWriter
-from ov_piano.data.parallel import available_cores, in_parallel
-from ov_piano.data.parts import Job, PartSettings, Report, count_frames, is_complete, make_part, read_report
 from ov_piano.data.recording import Recording
 from ov_piano.errors import InputError
+from ov_piano.preprocessing.parallel import available_cores, in_parallel
+from ov_piano.preprocessing.parts import Job, PartSettings, Report, count_frames, is_complete, make_part, read_report
 
 WORTH_WORKERS_SECS = 60  # of audio: less is done before worker processes have started
 WORTH_WORKERS_CHECKS = 50  # recordings, the same for reading their headers and MIDI
