@@ -42,3 +42,15 @@ def test_losses_gradients_and_statistics_equal_the_plain_forward_pass():
     assert max(errors.values()) < 5e-3, errors  # single units of a ReLU at zero fall on the other side
     for (name, entry), expected_entry in zip(fast.state_dict().items(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(entry, expected_entry, rtol=1e-4, atol=1e-4, msg=name)
+
+
+@needs_compiler
+def test_under_bf16_autocast_losses_change_little():
+    torch.manual_seed(0)
+    logmel, target = torch.randn(2, 250, 31) * 20 - 40, torch.zeros(2, 88, 30)
+    model = golden_model()
+    expected, _ = losses_and_gradients(model, lambda x: fast_forward(model, x), logmel, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, gradients = losses_and_gradients(model, lambda x: fast_forward(model, x), logmel, target)
+    torch.testing.assert_close(losses.float(), expected, rtol=0.02, atol=0)
+    assert all(torch.isfinite(gradient).all() for gradient in gradients.values())

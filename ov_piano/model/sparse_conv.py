@@ -59,23 +59,23 @@ def available() -> bool:
 def sparse_conv(x: Tensor, branches: Sequence[Branch], weights: Sequence[Tensor]) -> Tensor:
     """The concatenated outputs of convolutions of ``x`` without bias that keep its size.
 
-    :param x: (b, c_in, f, t) float32 on the CPU
+    :param x: (b, c_in, f, t) on the CPU
     :param weights: one a branch, (c, c_in, rows, frames) with the same c for all, 3 or 4
     :returns: (b, branches * c, f, t)
     """
-    return _SparseConv.apply(x, tuple(branches), *weights)
+    return _SparseConv.apply(x.float(), tuple(branches), *weights)
 
 
 class _SparseConv(Function):
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    @torch.autocast("cpu", enabled=False)
     def forward(ctx, x, branches, *weights):
         ctx.branches = branches
         ctx.save_for_backward(x, *weights)
         return convolve(x, forward_plan(x.shape[1], branches), forward_weights(branches, weights))
 
     @staticmethod
-    @torch.amp.custom_bwd(device_type="cpu")
+    @torch.autocast("cpu", enabled=False)
     def backward(ctx, gradient):
         x, *weights = ctx.saved_tensors
         c, c_in = weights[0].shape[:2]

@@ -1,0 +1,57 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from ov_piano.model import sparse_conv
+from ov_piano.model.sparse_conv import POINTWISE, Branch
+from ov_piano.model.winograd import time_conv, transform_weight
+
+pytestmark = pytest.mark.skipif(not sparse_conv.available(), reason="no C++ compiler here")
+
+LAYERS = {  # c_in, c, rows, branches
+    "stem": (20, 4, 30, [*(Branch(3, 5, d) for d in (1, 2, 3, 4, 5)), POINTWISE]),
+    "input": (2, 4, 30, [Branch(3, 3), Branch(3, 3)]),
+    "first stage": (16, 4, 8, [Branch(1, 21), Branch(1, 17, 2), Branch(1, 13, 3), Branch(1, 9, 4), POINTWISE]),
+    "refiner": (9, 3, 8, [Branch(1, 9), Branch(1, 7, 2), Branch(1, 5, 3), POINTWISE]),
+    "velocity": (21, 4, 8, [POINTWISE]),
+}
+
+
+def plain(x, branches, weights):
+    outputs = []
+    for branch, weight in zip(branches, weights, strict=True):
+        padding = (branch.rows // 2, branch.frames // 2 * branch.dilation)
+        outputs.append(functional.conv2d(x, weight, padding=padding, dilation=(1, branch.dilation)))
+    return torch.cat(outputs, dim=1)
+
+
+def relative_errors(actual, expected):
+    return [((a - e).norm() / e.norm()).item() for a, e in zip(actual, expected, strict=True)]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("t", [1, 33, 230])
+def test_outputs_and_gradients_equal_those_of_conv2d(layer, t):
+    torch.manual_seed(0)
+    c_in, c, f, branches = LAYERS[layer]
+    x = torch.randn(2, c_in, f, t, requires_grad=True)
+    weights = [torch.randn(c, c_in, branch.rows, branch.frames, requires_grad=True) for branch in branches]
+    results = []
+    for convolve in (sparse_conv.sparse_conv, plain):
+        y = convolve(x, branches, weights)
+        torch.manual_seed(1)
+        gradients = torch.autograd.grad(y, [x, *weights], torch.randn_like(y), materialize_grads=True)
+        results.append([y.detach(), *(g + 1e-9 for g in gradients)])
+    assert max(relative_errors(*results)) < 2e-5
+
+
+@pytest.mark.parametrize("t", [1, 4, 33, 207])
+def test_winograd_along_time_equals_conv1d(t):
+    torch.manual_seed(0)
+    x = torch.randn(2, 50, t, requires_grad=True)
+    weight = torch.randn(11, 50, 3, requires_grad=True)
+    y, expected = time_conv(x, transform_weight(weight)), functional.conv1d(x, weight, padding=1)
+    upstream = torch.randn_like(y)
+    gradients = torch.autograd.grad(y, [x, weight], upstream)
+    expected_gradients = torch.autograd.grad(expected, [x, weight], upstream)
+    assert max(relative_errors([y, *gradients], [expected, *expected_gradients])) < 2e-5
