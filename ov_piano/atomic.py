@@ -1,6 +1,7 @@
 """Files that are complete or not there."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,23 @@ def written_whole(path: str | Path) -> Iterator[Path]:
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Delete what `written_whole` had begun to write in ``folder`` in processes that were killed."""
+    for path in Path(folder).glob(".*.partial*"):
+        if (match := re.search(r"\.(\d+)\.partial", path.name)) and not _is_alive(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _on_disk(path: Path) -> None:

@@ -1,5 +1,7 @@
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -83,6 +85,16 @@ def test_failed_save_leaves_the_earlier_file(path, monkeypatch, failing_call):
     assert failure.value.filename == str(path)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_save_removes_what_killed_saves_left_but_not_what_others_are_writing(path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    left, others = (path.with_name(f".other.{pid}.partial.torch") for pid in (ended.pid, os.getpid()))
+    for partial in (left, others, path.with_name("notes.partial.txt")):
+        partial.touch()
+    save_snapshot(SmallNet(), path)
+    assert {other.name for other in path.parent.iterdir()} == {path.name, others.name, "notes.partial.txt"}
 
 
 def test_save_makes_folders(tmp_path):

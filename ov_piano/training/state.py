@@ -43,8 +43,6 @@ class TrainingState:
         """Write the state into ``folder`` in one piece and delete all but the last two."""
         folder = Path(folder)
         path = folder / NAME.format(step=self.step)
-        for left_by_a_kill in folder.glob(f".{NAME.format(step='*')}.*.partial"):
-            left_by_a_kill.unlink(missing_ok=True)
         save_atomically({field.name: getattr(self, field.name) for field in fields(self)}, path)
         for old in saved_states(folder)[:-KEPT]:
             old.unlink()

@@ -208,7 +208,7 @@ def training_task(folder: Path, steps: int = 12) -> Task:
     tree, stores = write_toy_maestro(folder / "maestro-v3.0.0"), folder / "stores"
     leave_alone(PREPROCESSING, (f"MAESTRO_INPATH={tree}", "WORKERS=1"), stores)
     paths = (f"MAESTRO_PATH={tree}", f"HDF5_MEL_PATH={stores / MEL_NAME}", f"HDF5_ROLL_PATH={stores / ROLL_NAME}")
-    every = ("SAVE_EVERY=1", f"XV_EVERY={steps // 2}", f"MAX_STEPS={steps}", "RESUME=auto")
+    every = ("SAVE_EVERY=1", f"XV_EVERY={max(2, steps // 2)}", f"MAX_STEPS={steps}", "RESUME=auto")
 
     def check(output: Path) -> str:
         states = saved_states(output / "training_states")
@@ -220,7 +220,7 @@ def training_task(folder: Path, steps: int = 12) -> Task:
 
     def check_end(output: Path, alone: Path) -> None:
         _check_equal_states(*(saved_states(run_folder / "training_states")[-1] for run_folder in (output, alone)))
-        if left := list((output / "training_states").glob(".*")):
+        if left := [*output.glob("training_states/.*"), *output.glob("model_snapshots/.*")]:
             raise BrokenByKillError(f"{output}: left behind {left}")
 
     return Task(TRAINING, (*paths, *TINY, *every), check, check_end)
