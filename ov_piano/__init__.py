@@ -1,4 +1,28 @@
-"""Piano onset and velocity detection."""
+"""Piano onset and velocity detection. The modules, in the order in which a recording passes them:
+
+data            maestro, maps      a dataset's tree -> recordings; splits: which are for what
+                audio              file -> wave -> log-mel
+                smf, midi          MIDI file -> timed messages -> notes, by the keyboard's state machine (keyboard)
+                pianoroll          notes and pedals -> roll
+                hdf5, store_names  the pair of stores: write, read, names; steady_file survives full disks
+                chunks, loader     stores -> chunks -> shuffled batches; frame_cache: an uncompressed copy
+preprocessing   preprocess         the loop behind 0a and 0b; conf: settings, parts: one recording's share, parallel
+model           onset_velocity_net the network, made of layers
+                snapshot           weights on disk; operating_point: threshold and shift that go with them
+                fast, fast_training the same network arranged for speed, on kernels
+training        targets, losses    what is learned
+                step, sgdr         one step and its learning rate; batch_norm: statistics for use
+                run, state         a training between steps: saved, resumed; processes: several at once
+                cross_validation   scores on the way; breakpoint, interrupt: stopping it
+transcription   strided, decoder   long inputs -> maps -> events (events: in bounded memory)
+                transcriber        audio -> table of events; stream, midi_writer: files in and out
+evaluation      ground_truth       MIDI files -> reference notes
+                scoring, search    mir_eval's scores, thresholds and shifts; analysis: what they owe to what
+                evaluate, report   recordings -> events -> tables and files
+plots           learning_curve, recording, evaluation, transcription, style
+transcribe      the command: python -m ov_piano.transcribe
+config, cli, errors, log, atomic, device, provenance, constants: what all of them share
+"""
 
 from importlib import import_module
 
