@@ -9,7 +9,7 @@ data            maestro, maps      a dataset's tree -> recordings; splits: which
 preprocessing   preprocess         the loop behind 0a and 0b; conf: settings, parts: one recording's share, parallel
 model           onset_velocity_net the network, made of layers
                 snapshot           weights on disk; operating_point: threshold and shift that go with them
-                fast, fast_training the same network arranged for speed, on kernels
+                fast, fast_training the same network arranged for speed, on kernels (C++)
 training        targets, losses    what is learned
                 step, sgdr         one step and its learning rate; batch_norm: statistics for use
                 run, state         a training between steps: saved, resumed; processes: several at once

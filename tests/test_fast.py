@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from ov_piano.model import sparse_conv
 from ov_piano.model.fast import FastNet, optimize_for_inference
+from ov_piano.model.kernels import sparse_conv
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from tests.golden_weights import golden_state
 

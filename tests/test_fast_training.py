@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from ov_piano.model import sparse_conv
 from ov_piano.model.fast_training import fast_forward
+from ov_piano.model.kernels import sparse_conv
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from tests.golden_weights import golden_state
 

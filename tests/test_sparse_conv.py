@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ov_piano.model import sparse_conv
-from ov_piano.model.sparse_conv import POINTWISE, Branch
-from ov_piano.model.winograd import time_conv, transform_weight
+from ov_piano.model.kernels import sparse_conv
+from ov_piano.model.kernels.sparse_conv import POINTWISE, Branch
+from ov_piano.model.kernels.winograd import time_conv, transform_weight
 
 pytestmark = pytest.mark.skipif(not sparse_conv.available(), reason="no C++ compiler here")
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ov_piano.model import sparse_conv
+from ov_piano.model.kernels import sparse_conv
+from ov_piano.model.kernels.sparse_conv import POINTWISE, Branch
+from ov_piano.model.kernels.winograd import time_conv_leaky_relu, transform_weight
 from ov_piano.model.layers import ChannelsToKeys, ContextAwareModule, FrequencyToKeys, SubSpectralNorm
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
-from ov_piano.model.sparse_conv import POINTWISE, Branch
-from ov_piano.model.winograd import time_conv_leaky_relu, transform_weight
 
 
 def optimize_for_inference(model: OnsetVelocityNet, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from ov_piano.model import gated_norm, sparse_conv
+from ov_piano.model.kernels import gated_norm, sparse_conv
+from ov_piano.model.kernels.native import library
+from ov_piano.model.kernels.sparse_conv import POINTWISE, Branch
+from ov_piano.model.kernels.winograd import time_conv, transform_weight
 from ov_piano.model.layers import ContextAwareModule, FrequencyToKeys, SubSpectralNorm
-from ov_piano.model.native import library
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
-from ov_piano.model.sparse_conv import POINTWISE, Branch
-from ov_piano.model.winograd import time_conv, transform_weight
 
 
 def is_fast(model: OnsetVelocityNet, logmel: Tensor) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ov_piano.model.native import library
+from ov_piano.model.kernels.native import library
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 POINTS, TILE = 6, 4

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ov_piano.model.native import library
-from ov_piano.model.winograd import WEIGHT as ROWS_TO_POINTS
+from ov_piano.model.kernels.native import library
+from ov_piano.model.kernels.winograd import WEIGHT as ROWS_TO_POINTS
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from ov_piano.model.native import library
+from ov_piano.model.kernels.native import library
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 
