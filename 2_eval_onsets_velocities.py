@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ov_piano.cli import run
 from ov_piano.config import FRACTIONS, NON_NEGATIVE, ODD, POSITIVE, REQUIRED, Check, one_of, option, to_yaml
@@ -41,6 +42,7 @@ from ov_piano.evaluation.report import (
 )
 from ov_piano.evaluation.search import as_notes, best_row, reaches, score_recordings, search
 from ov_piano.model.fast import optimize_for_inference
+from ov_piano.model.kernels.native import keep_freed_memory
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.operating_point import OperatingPoint, write_operating_point
 from ov_piano.model.snapshot import load_snapshot
@@ -84,6 +86,7 @@ class ConfDef:
         False, "write the threshold and shift beside the snapshot, where ov_piano.transcribe looks for them"
     )
     FAST: bool = option(True, "rearrange the network for speed; false: compute it as it is written down")
+    BF16: bool = option(False, "with FAST, compute in bfloat16 where that changes few events")
     WORKERS: int = option(4, "processes that read MIDI files", POSITIVE)
 
     def __post_init__(self) -> None:
@@ -115,7 +118,7 @@ def load_model(conf: ConfDef, mels: int) -> Infer:
     device = select_device(conf.DEVICE)
     model = OnsetVelocityNet(mels, leaky_relu_slope=conf.LEAKY_RELU_SLOPE, init=False)
     model = load_snapshot(conf.SNAPSHOT_INPATH, model).to(device).eval()
-    return optimize_for_inference(model) if conf.FAST else model.infer
+    return optimize_for_inference(model, torch.bfloat16 if conf.BF16 else torch.float32) if conf.FAST else model.infer
 
 
 def transcribe(conf: ConfDef, infer: Infer, recordings: Recordings, threshold: float, what: str) -> list[pd.DataFrame]:
@@ -171,6 +174,7 @@ def transcribed(conf: ConfDef, infer: Infer, recordings: Recordings, index: int,
 
 def main(conf: ConfDef) -> None:
     """Search, test once, report."""
+    keep_freed_memory()
     pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
     infer = load_model(conf, pair.mel.height)
     test = load_split(conf, pair, "test")
