@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -110,6 +112,40 @@ def test_closing_ends_the_workers(dataset):
         next(loader.batches(0))
         assert len(multiprocessing.active_children()) == 2
     assert multiprocessing.active_children() == []
+
+
+def hold_workers(dataset, sender):
+    """In a process of its own: tell who its loader's workers are, then wait to be killed."""
+    with training_loader(dataset, 8, workers=2, seed=0) as loader:
+        next(loader.batches(0))
+        sender.send([child.pid for child in multiprocessing.active_children()])
+        time.sleep(60)
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no fork server, from which workers do not see their parent")
+def test_workers_end_with_a_training_that_is_killed(dataset):
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    training = context.Process(target=hold_workers, args=(dataset, sender))
+    training.start()
+    assert receiver.poll(60)
+    workers = receiver.recv()
+    assert len(workers) == 2
+    assert all(map(is_running, workers))
+    training.kill()
+    training.join()
+    patience = time.monotonic() + 10
+    while any(map(is_running, workers)) and time.monotonic() < patience:
+        time.sleep(0.05)
+    assert not any(map(is_running, workers))
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="lists open files the way Linux shows them")

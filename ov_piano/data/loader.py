@@ -111,6 +111,7 @@ def _as_is(batch: Chunks | ReadError) -> Chunks | ReadError:
 
 
 def _start_worker(worker: int) -> None:
-    """Let the parent alone answer Ctrl-C, and open files anew (a forked worker inherits the parent's)."""
+    """Let the parent alone answer Ctrl-C, end with it, and open files anew (a forked worker inherits the parent's)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    follow_parent()
     get_worker_info().dataset.dataset.close()

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ov_piano.errors import InputError
+from ov_piano.workers import follow_parent
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -69,9 +69,4 @@ def _init_worker() -> None:
     """One thread a worker; Ctrl-C is the parent's business, and a worker does not outlive it."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def follow_parent() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=follow_parent, daemon=True).start()
+    follow_parent()
