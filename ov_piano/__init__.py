@@ -21,7 +21,7 @@ evaluation      ground_truth       MIDI files -> reference notes
                 evaluate, report   recordings -> events -> tables and files
 plots           learning_curve, recording, evaluation, transcription, style
 transcribe      the command: python -m ov_piano.transcribe
-config, cli, errors, log, atomic, device, provenance, constants: what all of them share
+config, cli, errors, log, atomic, workers, device, provenance, constants: what all of them share
 """
 
 from importlib import import_module
