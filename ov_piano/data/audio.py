@@ -26,6 +26,7 @@ SILENCE_DB = -100.0  # dB, log-mel of digital silence: AmplitudeToDB's floor of 
 BLOCK_SECS = 10  # read and resampled at once
 LARGEST_BLOCK = 2**24  # values, where many channels or a high rate would make ten seconds larger
 BAND_MELS = 50  # mel bins computed at once, from those few bins of the spectrum that they overlap
+BAND_OUTPUTS = 20  # resampled samples computed at once, from those few inputs that surround them
 BLOCK_FRAMES = 256  # spectrogram frames computed at once: fits the cache
 
 
@@ -104,6 +105,7 @@ class _Resampler:
         transform = torchaudio.transforms.Resample(rate_in, rate_out)
         self.width = transform.width
         self.kernel = transform.kernel[:, 0].T.contiguous()  # (taps, outputs a step)
+        self.bands = _bands(self.kernel, BAND_OUTPUTS)
         self.pending = torch.zeros(self.width)
 
     def __call__(self, block: Tensor) -> Tensor:
@@ -114,7 +116,10 @@ class _Resampler:
             return wave[:0]
         rows = wave.unfold(0, taps, self.step)
         self.pending = wave[len(rows) * self.step :]
-        return (rows @ self.kernel).flatten()
+        resampled = wave.new_empty(len(rows), self.kernel.shape[1])
+        for inputs, outputs in self.bands:
+            resampled[:, outputs] = rows[:, inputs] @ self.kernel[inputs, outputs]
+        return resampled.flatten()
 
     def finish(self) -> Tensor:
         return self(torch.zeros(self.width + self.step))
@@ -199,7 +204,7 @@ class LogMel(nn.Module):
         filters = torchaudio.functional.melscale_fbanks(window // 2 + 1, fmin, fmax, mels, sample_rate)
         self.register_buffer("window", torch.hann_window(window), persistent=False)
         self.register_buffer("filters", filters, persistent=False)  # (bins, mels)
-        self._bands = [_band(filters, begin) for begin in range(0, mels, BAND_MELS)]
+        self._bands = _bands(filters, BAND_MELS)
 
     def forward(self, wave: Tensor) -> Tensor:
         half = len(self.window) // 2
@@ -246,8 +251,12 @@ class LogMel(nn.Module):
         return logmel.clamp_(min=10 ** (SILENCE_DB / 10)).log10_().mul_(10)
 
 
-def _band(filters: Tensor, begin: int) -> tuple[slice, slice]:
-    """Bins of the spectrum that matter to the mel bins from ``begin``, and these."""
-    mels = slice(begin, begin + BAND_MELS)
-    used = filters[:, mels].any(1).nonzero()
-    return slice(int(used.min()), int(used.max()) + 1) if len(used) else slice(0, 1), mels
+def _bands(matrix: Tensor, size: int) -> list[tuple[slice, slice]]:
+    """All that is not zero in a matrix (inputs, outputs): blocks of ``size`` outputs and the inputs that they use."""
+    bands = []
+    for begin in range(0, matrix.shape[1], size):
+        outputs = slice(begin, begin + size)
+        used = matrix[:, outputs].any(1).nonzero()
+        inputs = slice(int(used.min()), int(used.max()) + 1) if len(used) else slice(0, 1)
+        bands.append((inputs, outputs))
+    return bands
