@@ -6,7 +6,6 @@ it was made from: a run that was killed goes on with the parts that are there.
 """
 
 import json
-import logging
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,14 +17,13 @@ import torch
 
 from ov_piano.constants import ONSET_ROWS
 from ov_piano.data.audio import SILENCE_DB, LogMel, audio_info, load_mono, logmel_frames
-from ov_piano.data.hdf5 import MelName, RollName, create_frames
+from ov_piano.data.hdf5 import create_frames
 from ov_piano.data.midi import read_messages, read_notes
 from ov_piano.data.pianoroll import frame_times, piano_roll
 from ov_piano.data.recording import Recording
 from ov_piano.data.steady_file import new_hdf5
+from ov_piano.data.store_names import MelName, RollName
 from ov_piano.errors import InputError
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
