@@ -29,7 +29,7 @@ def midi_paths(
     :raises InputError: no such dataset, another version of it, or one that lacks a recording
     """
     if pair.dataset == "MAPS":
-        root, recordings = maps_path, maps.load_recordings(maps_path)
+        root, recordings = maps_path, maps.load_recordings(maps_path, need_audio=False)
     elif pair.dataset == maestro.dataset_name(maestro_version):
         root, recordings = maestro_path, maestro.load_recordings(maestro_path, maestro_version, need_audio=False)
     else:
