@@ -6,17 +6,17 @@ logits. Batch norms become factors of weights or of the pass that follows a conv
 C++ source cannot be compiled, and on other devices than the CPU, the network itself is used.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ov_piano.model.kernels import sparse_conv
+from ov_piano.model.kernels import sparse_conv, winograd
 from ov_piano.model.kernels.sparse_conv import POINTWISE, Branch
 from ov_piano.model.kernels.winograd import time_conv_leaky_relu, transform_weight
-from ov_piano.model.layers import ChannelsToKeys, ContextAwareModule, FrequencyToKeys, SubSpectralNorm
+from ov_piano.model.layers import ChannelsToKeys, ContextAwareModule, FrequencyToKeys, SubSpectralNorm, in_turn
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 
 
@@ -27,7 +27,7 @@ def optimize_for_inference(model: OnsetVelocityNet, dtype: torch.dtype = torch.f
 
     :param dtype: float32, or bfloat16 for matrix products (in the network itself: what autocast deems safe)
     """
-    if sparse_conv.available() and next(model.parameters()).device.type == "cpu":
+    if sparse_conv.available() and winograd.available() and next(model.parameters()).device.type == "cpu":
         return FastNet(model, dtype)
     return LastStage(model, dtype)
 
@@ -86,7 +86,7 @@ def _run(steps: list[Step], x: Tensor) -> Tensor:
 
 def _steps(module: nn.Module, bins: int, dtype: torch.dtype) -> list[Step]:
     """Steps for the layers of ``module``, whose input has ``bins`` rows; layers that belong together become one."""
-    layers = [layer for layer in _layers(module) if not isinstance(layer, nn.Dropout)]
+    layers = [layer for layer in in_turn(module) if not isinstance(layer, nn.Dropout)]
     steps, local_steps = [], []
     while layers:
         layer = layers.pop(0)
@@ -112,14 +112,6 @@ def _steps(module: nn.Module, bins: int, dtype: torch.dtype) -> list[Step]:
             convolve = _context_aware if isinstance(layer, ContextAwareModule) else _small_conv
             steps.append(convolve(layer, norm, slope, bins))
     return steps + ([_in_pieces(local_steps)] if local_steps else [])
-
-
-def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    if isinstance(module, nn.Sequential):
-        for layer in module:
-            yield from _layers(layer)
-    else:
-        yield module
 
 
 def _in_pieces(local_steps: list[LocalStep]) -> Step:

@@ -4,22 +4,20 @@
 operators are slow at. Where the C++ sources cannot be compiled, it is the plain forward pass.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 
-from ov_piano.model.kernels import gated_norm, sparse_conv
+from ov_piano.model.kernels import gated_norm, sparse_conv, winograd
 from ov_piano.model.kernels.native import library
 from ov_piano.model.kernels.sparse_conv import POINTWISE, Branch
 from ov_piano.model.kernels.winograd import time_conv, transform_weight
-from ov_piano.model.layers import ContextAwareModule, FrequencyToKeys, SubSpectralNorm
+from ov_piano.model.layers import ContextAwareModule, FrequencyToKeys, SubSpectralNorm, in_turn
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 
 
 def is_fast(model: OnsetVelocityNet, logmel: Tensor) -> bool:
     """Whether :func:`fast_forward` is more than the plain forward pass."""
-    compiled = library(sparse_conv.SOURCE) is not None and library(gated_norm.SOURCE) is not None
+    compiled = all(library(kernel.SOURCE) is not None for kernel in (sparse_conv, gated_norm, winograd))
     plain_norms = not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     return compiled and plain_norms and model.training and not model.onsets_frozen and logmel.device.type == "cpu"
 
@@ -39,7 +37,7 @@ def fast_forward(model: OnsetVelocityNet, logmel: Tensor) -> tuple[list[Tensor],
 
 def _run(module: nn.Module, x: Tensor) -> Tensor:
     """The layers in turn, where context-aware modules and norms come together with the leaky ReLU after them."""
-    layers = list(_layers(module))
+    layers = list(in_turn(module))
     mean = None  # of x over f and t, where it is known
     while layers:
         layer = layers.pop(0)
@@ -57,14 +55,6 @@ def _run(module: nn.Module, x: Tensor) -> Tensor:
         else:
             x = layer(x)
     return x
-
-
-def _layers(module: nn.Module) -> Iterator[nn.Module]:
-    if isinstance(module, nn.Sequential):
-        for layer in module:
-            yield from _layers(layer)
-    else:
-        yield module
 
 
 def _batch_norm(norm: SubSpectralNorm | nn.BatchNorm2d) -> nn.BatchNorm2d:

@@ -1,6 +1,6 @@
 """Building blocks of the network. Axes: ``(b, channels, frequency or key, time)``."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -165,6 +165,15 @@ def cam_stage(
         conv1x1_head((*head, keys), momentum, slope, dropout),  # (b, keys, 1, t)
         ChannelsToKeys(),
     )
+
+
+def in_turn(module: nn.Module) -> Iterator[nn.Module]:
+    """The layers of sequences within sequences, in the order in which they are applied."""
+    if isinstance(module, nn.Sequential):
+        for layer in module:
+            yield from in_turn(layer)
+    else:
+        yield module
 
 
 def init_weights(module: nn.Module) -> None:

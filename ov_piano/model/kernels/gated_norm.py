@@ -62,7 +62,8 @@ def _update_running(norms: Sequence[nn.BatchNorm2d], mean: Tensor, var: Tensor) 
     sizes = [norm.num_features for norm in norms]
     for norm, norm_mean, norm_var in zip(norms, mean.split(sizes), var.split(sizes), strict=True):
         norm.num_batches_tracked += 1
-        momentum = norm.momentum or 1 / norm.num_batches_tracked.item()  # None: cumulative average
+        cumulative = norm.momentum is None
+        momentum = 1 / norm.num_batches_tracked.item() if cumulative else norm.momentum
         norm.running_mean.lerp_(norm_mean.float(), momentum)
         norm.running_var.lerp_(norm_var.float(), momentum)
 

@@ -29,12 +29,12 @@ def library(source: Path) -> ctypes.CDLL | None:
         return None
     headers = (header.read_text() for header in sorted(source.parent.glob("*.h")))
     key = "\n".join([source.read_text(), *headers, compiler, *FLAGS, _processor()])
-    path = _cache_folder() / f"{source.stem}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     try:
+        path = _cache_folder() / f"{source.stem}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
         if not path.exists():
             _compile(compiler, source, path)
         return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home folder
         log.info("%s: not compiled (%s), PyTorch's operators are used instead", source.name, error)
         return None
 

@@ -32,6 +32,11 @@ class _Shape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int) for name in ("b", "c", "t")]
 
 
+def available() -> bool:
+    """Whether the source could be compiled here."""
+    return library(SOURCE) is not None
+
+
 def transform_weight(weight: Tensor) -> Tensor:
     """Weights (c_out, c_in, 3) -> points (6, c_out, c_in) for :func:`time_conv`."""
     return (WEIGHT @ weight.reshape(-1, 3).T).reshape(POINTS, *weight.shape[:2])
