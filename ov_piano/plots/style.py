@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from ov_piano.atomic import written_whole
 from ov_piano.constants import HIGHEST_NOTE, LOWEST_NOTE
 
-BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7"
+BLUE, SKY, GREEN, ORANGE, VERMILION = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00"
 DARK, LIGHT = "0.25", "0.88"
 TICKS_HZ = (200, 500, 1000, 2000, 4000, 8000)
 

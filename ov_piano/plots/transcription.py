@@ -6,12 +6,12 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch.nn.functional import adaptive_max_pool1d
 
 from ov_piano.constants import FRAME_SECS, HIGHEST_NOTE, LOWEST_NOTE, MEL_FMAX, MEL_FMIN, TOP_DB
+from ov_piano.plots.style import mel, new_figure, set_mel_axis, set_note_axis
 from ov_piano.transcription.midi_writer import to_notes
 from ov_piano.transcription.stream import SpooledLogMel
 
@@ -19,8 +19,6 @@ ROW_SECS = 30  # up to MOST_ROWS rows; then rows grow longer
 MOST_ROWS = 10
 WIDTH, ROW_HEIGHT, FRAME_HEIGHT = 14, 3.6, 1.1  # inches
 COLUMNS = 1500  # pixels of a row's spectrogram
-TICKS_HZ = (200, 500, 1000, 2000, 4000, 8000)
-OCTAVES = range(24, HIGHEST_NOTE + 1, 12)  # C1 … C8
 VELOCITY_COLOURS = matplotlib.colormaps["viridis_r"]  # dark is loud; colour-blind-safe
 
 
@@ -28,8 +26,7 @@ def plot_transcription(logmel: SpooledLogMel, events: pd.DataFrame, note_secs: f
     """The picture of one recording of any length; events as `detect_events` gives them."""
     rows = min(MOST_ROWS, max(1, math.ceil(logmel.seconds / ROW_SECS)))
     row_secs = max(logmel.seconds / rows, 1.0)
-    figure = Figure(figsize=(WIDTH, ROW_HEIGHT * rows + FRAME_HEIGHT), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(WIDTH, ROW_HEIGHT * rows + FRAME_HEIGHT)
     axes = figure.subplots(2 * rows, 1, squeeze=False)[:, 0]
     notes = to_notes(events, note_secs)
     for row in range(rows):
@@ -58,10 +55,9 @@ def _draw_logmel(axes: Axes, logmel: SpooledLogMel, begin_secs: float, end_secs:
         cmap="magma",
         vmin=logmel.floor_db,
         vmax=logmel.floor_db + TOP_DB,
-        extent=(begin * FRAME_SECS, end * FRAME_SECS, _mel(MEL_FMIN), _mel(MEL_FMAX)),
+        extent=(begin * FRAME_SECS, end * FRAME_SECS, mel(MEL_FMIN), mel(MEL_FMAX)),
     )
-    axes.set_yticks([_mel(hz) for hz in TICKS_HZ], [f"{hz}" for hz in TICKS_HZ])
-    axes.set_ylabel("frequency (Hz)")
+    set_mel_axis(axes)
     return image
 
 
@@ -73,14 +69,7 @@ def _draw_notes(axes: Axes, notes: np.ndarray) -> LineCollection:
     axes.add_collection(lines)
     axes.scatter(onset, note, s=7, c=velocity, cmap=VELOCITY_COLOURS, vmin=0, vmax=127, zorder=3)
     axes.set_facecolor("0.95")
-    axes.set_yticks(list(OCTAVES), [f"C{octave + 1}" for octave in range(len(OCTAVES))])
-    axes.set_ylim(LOWEST_NOTE - 2, HIGHEST_NOTE + 2)
+    set_note_axis(axes, LOWEST_NOTE - 2, HIGHEST_NOTE + 2)
     axes.grid(axis="y", color="white")
     axes.set_axisbelow(True)
-    axes.set_ylabel("note")
     return lines
-
-
-def _mel(hz: float) -> float:
-    """HTK mel scale, as the log-mel's."""
-    return 2595 * math.log10(1 + hz / 700)
