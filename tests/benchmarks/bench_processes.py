@@ -25,7 +25,7 @@ def benchmarks() -> dict[str, dict]:
         succeed("0a_maestro_to_hdf5mel.py", f"MAESTRO_INPATH={SAMPLE}", f"OUTPUT_DIR={folder}")
         for _ in range(ROUNDS):
             for processes, times in secs.items():
-                times += step_secs(Path(folder), processes, threads=max(1, cores // processes))
+                times.extend(step_secs(Path(folder), processes, threads=max(1, cores // processes)))
     two, one = statistics.median(secs[2]), statistics.median(secs[1])
     rates = {"samples_per_second_2_processes": BATCH / two, "samples_per_second_1_process": BATCH / one}
     print("processes: " + ", ".join(f"{name} {rate:.2f}" for name, rate in rates.items()))
