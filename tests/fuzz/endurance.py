@@ -2,7 +2,7 @@
 
 Trains a few small chunks a step on toy stores with two loader workers, cross-validates and saves
 every so often, and prints what the training process and its workers hold as the steps go by.
-Ends with status 1 if memory or files grow from the first quarter of the run to its end.
+Ends with status 1 if memory or files grow from the first half of the run to the second.
 """
 
 import sys
@@ -21,6 +21,7 @@ from tests.scripts import MEL_NAME, ROLL_NAME
 
 ROWS = 8
 GROWTH = 1.05  # of memory, that allocators may explain
+SPARE_FILES = 10
 
 
 @dataclass
@@ -53,8 +54,9 @@ def main(conf: ConfDef) -> None:
                 print("{:>6}{:>8.0f}{:>7}{:>12.0f}{:>7}".format(step, *rows[-1][1]), flush=True)
         if process.exitcode or len(rows) < ROWS:
             sys.exit(f"status {process.exitcode}: {output.with_name('out.log').read_text()[-1000:]}")
-    early, late = rows[1][1], rows[-1][1]
-    if late.files > early.files or late.worker_files > early.worker_files:
+    # Tensors on their way from a worker are open files, too: what counts is the most of each half.
+    early, late = (Held(*map(max, zip(*(held for _, held in half), strict=True))) for half in (rows[1:4], rows[4:]))
+    if late.files > early.files + SPARE_FILES or late.worker_files > early.worker_files + SPARE_FILES:
         sys.exit("the number of open files grows")
     if late.mb > GROWTH * early.mb or late.worker_mb > GROWTH * early.worker_mb:
         sys.exit("memory grows")
