@@ -11,8 +11,10 @@
 
 import copy
 import os
+import sys
 import time
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -118,15 +120,19 @@ class ConfDef:
 def training_chunks(conf: ConfDef, pair: StorePair) -> ChunkDataset:
     """Chunks of TRAIN_BATCH_SECS, about one a second."""
     length = round(conf.TRAIN_BATCH_SECS / pair.frame_secs)
+    if length < 2:
+        raise InputError(f"setting TRAIN_BATCH_SECS={conf.TRAIN_BATCH_SECS:g}: expected two frames or more")
     stride = max(1, round(length / conf.TRAIN_BATCH_SECS))
     cache = open_frame_cache(pair) if conf.FRAME_CACHE else None
     return ChunkDataset(pair, split_indices(pair, "train"), length, stride, cache)
 
 
-def build_model(conf: ConfDef, device: torch.device) -> OnsetVelocityNet:
+def build_model(conf: ConfDef, mels: int, device: torch.device) -> OnsetVelocityNet:
     """The network with seeded weights, or those of SNAPSHOT_INPATH."""
     torch.manual_seed(conf.RANDOM_SEED)
-    model = OnsetVelocityNet(batch_norm=conf.BATCH_NORM, leaky_relu_slope=conf.LEAKY_RELU_SLOPE, dropout=conf.DROPOUT)
+    model = OnsetVelocityNet(
+        mels, batch_norm=conf.BATCH_NORM, leaky_relu_slope=conf.LEAKY_RELU_SLOPE, dropout=conf.DROPOUT
+    )
     if conf.SNAPSHOT_INPATH:
         load_snapshot(conf.SNAPSHOT_INPATH, model)
     if not conf.TRAINABLE_ONSETS:
@@ -136,7 +142,7 @@ def build_model(conf: ConfDef, device: torch.device) -> OnsetVelocityNet:
 
 def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingRun:
     """The training at its first step, or where RESUME says."""
-    model = processes.synchronise_norms(build_model(conf, processes.device))
+    model = processes.synchronise_norms(build_model(conf, pair.mel.height, processes.device))
     fast = conf.FAST and processes.world == 1  # its batch norms know of one process only
     schedule = CyclicDecay(conf.LR_MAX, conf.LR_MIN, conf.LR_PERIOD, conf.LR_DECAY, conf.LR_SLOWDOWN)
     training_step = TrainingStep(
@@ -154,7 +160,7 @@ def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingR
         processes,
         conf.RANDOM_SEED,
         names=[metadata.basename for metadata in pair.metadata],
-        wants_pause=BreakpointFile("breakpoint.json").wants_pause,
+        wants_pause=BreakpointFile("breakpoint.json", processes.world == 1 and sys.stdin.isatty()).wants_pause,
         states_folder=Path(conf.OUTPUT_DIR) / "training_states",
         conf_yaml=to_yaml(conf),
     )
@@ -204,7 +210,6 @@ def main(conf: ConfDef) -> None:
     with (
         Processes.from_environment(conf.DEVICE) as processes,
         RunLog(conf.OUTPUT_DIR, timestamp(), processes.is_first) as log,
-        StopRequest() as stop,
         LearningCurve(conf.OUTPUT_DIR, log.writer) as curve,
     ):
         log.note(to_yaml(conf))
@@ -212,8 +217,6 @@ def main(conf: ConfDef) -> None:
         chunks = training_chunks(conf, pair)
         cross_validation = build_cross_validation(conf, pair, processes)
         training = build_run(conf, pair, processes)
-        if training.resumed_from:
-            log.info("resumed from %s at step %d", training.resumed_from, training.step)
 
         def validate() -> None:
             started = time.perf_counter()
@@ -224,6 +227,7 @@ def main(conf: ConfDef) -> None:
             curve.refresh()
             log.info("step %d, cross-validation in %.0f s: %s", training.step, secs, in_words(scores))
             save(model, scores["F1"])
+            training.save_state()
 
         def save(model: torch.nn.Module, onset_f1: float | None = None) -> None:
             if processes.is_first:
@@ -232,10 +236,13 @@ def main(conf: ConfDef) -> None:
                 log.info("saved %s", path)
 
         def finished() -> bool:
-            return training.epoch == conf.NUM_EPOCHS or training.step == conf.MAX_STEPS
+            return training.epoch >= conf.NUM_EPOCHS or training.step >= (conf.MAX_STEPS or inf)
 
         share = {"rank": processes.rank, "world": processes.world}
-        with training_loader(chunks, conf.TRAIN_BS, conf.DATALOADER_WORKERS, conf.RANDOM_SEED, **share) as loader:
+        with (
+            training_loader(chunks, conf.TRAIN_BS, conf.DATALOADER_WORKERS, conf.RANDOM_SEED, **share) as loader,
+            StopRequest() as stop,
+        ):
             log.info("%d chunks, %d batches an epoch", len(chunks), loader.batches_per_epoch)
             while not finished():
                 for batch in loader.batches(training.epoch, training.batch):
@@ -243,13 +250,12 @@ def main(conf: ConfDef) -> None:
                     log.record(step=training.step, epoch=training.epoch, **report._asdict())
                     if training.step % conf.TRAIN_LOG_EVERY == 0:
                         log.info("epoch %d step %d: %s", training.epoch, training.step, report)
-                    validates = training.step % conf.XV_EVERY == 0 or training.step == conf.MAX_STEPS
-                    if validates:
+                    if training.step % conf.XV_EVERY == 0:
                         validate()
                     elif report.cycle_ends:
                         save(model_in_use(conf, training, chunks))
                     stops = processes.any(bool(stop))
-                    if validates or report.cycle_ends or stops or training.step % conf.SAVE_EVERY == 0:
+                    if stops or report.cycle_ends or training.step % conf.SAVE_EVERY == 0:
                         training.save_state()
                     if stops:
                         raise KeyboardInterrupt
@@ -257,6 +263,9 @@ def main(conf: ConfDef) -> None:
                         break
                 else:
                     training.next_epoch()
+            if training.step % conf.XV_EVERY:
+                validate()
+            training.save_state()
 
 
 if __name__ == "__main__":

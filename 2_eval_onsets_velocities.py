@@ -11,8 +11,8 @@
 5. Draw the search, and the best, worst and median test recording against the truth.
 """
 
+import os
 from dataclasses import dataclass
-from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from ov_piano.cli import run
-from ov_piano.config import FRACTIONS, NON_NEGATIVE, ODD, POSITIVE, REQUIRED, Check, one_of, option, to_yaml
+from ov_piano.config import FRACTIONS, NON_NEGATIVE, NOT_EMPTY, ODD, POSITIVE, REQUIRED, one_of, option, to_yaml
 from ov_piano.data.chunks import RecordingDataset
 from ov_piano.data.hdf5 import StorePair, open_pair
 from ov_piano.data.splits import midi_paths, split_indices
@@ -53,8 +53,6 @@ from ov_piano.provenance import git_commit
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.strided import Infer, chunk_frames, onset_velocity_maps
 
-FINITE = Check("one or more numbers", lambda xs: len(xs) > 0 and all(isfinite(x) for x in xs))
-
 
 @dataclass
 class ConfDef:
@@ -73,7 +71,7 @@ class ConfDef:
     SNAPSHOT_INPATH: str = option(REQUIRED, "snapshot to evaluate, as saved by script 1")
     XV_TAKE_ONE_EVERY: int = option(5, "search on every so many-th validation recording", POSITIVE)
     SEARCH_THRESHOLDS: list[float] = option([0.77], "onset probabilities to try as thresholds", FRACTIONS)
-    SEARCH_SHIFTS: list[float] = option([-0.01], "seconds to try adding to detected onsets", FINITE)
+    SEARCH_SHIFTS: list[float] = option([-0.01], "seconds to try adding to detected onsets", NOT_EMPTY)
     DECODER_GAUSS_STD: float = option(1.0, "width in frames of the blur over time", POSITIVE)
     DECODER_GAUSS_KSIZE: int = option(11, "taps of the blur", ODD)
     TOLERANCE_SECS: float = option(0.05, "how far a correct onset may be off, in seconds", POSITIVE)
@@ -87,7 +85,6 @@ class ConfDef:
     )
     FAST: bool = option(True, "rearrange the network for speed; false: compute it as it is written down")
     BF16: bool = option(False, "with FAST, compute in bfloat16 where that changes few events")
-    WORKERS: int = option(4, "processes that read MIDI files", POSITIVE)
 
     def __post_init__(self) -> None:
         if self.INFERENCE_CHUNK_OVERLAP >= self.INFERENCE_CHUNK_SIZE:
@@ -110,7 +107,7 @@ def load_split(conf: ConfDef, pair: StorePair, split: str, take_one_every: int =
     indices = split_indices(pair, split)[::take_one_every]
     paths = midi_paths(pair, indices, conf.MAESTRO_PATH, conf.MAESTRO_VERSION, conf.MAPS_PATH)
     names = [pair.metadata[index].basename for index in indices]
-    return Recordings(RecordingDataset(pair, indices), names, load_ground_truths(paths, conf.WORKERS))
+    return Recordings(RecordingDataset(pair, indices), names, load_ground_truths(paths, jobs=os.cpu_count()))
 
 
 def load_model(conf: ConfDef, mels: int) -> Infer:

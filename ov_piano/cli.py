@@ -1,8 +1,10 @@
 """How a script runs: arguments -> configuration -> ``main(conf)`` -> exit status."""
 
 import inspect
+import os
 import re
 import sys
+from bdb import BdbQuit
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,7 +28,8 @@ def run(main: Callable[[Any], None], conf_class: type, args: Sequence[str] | Non
         sys.exit(0)
     try:
         conf = parse_args(conf_class, args)
-        print(to_yaml(conf), flush=True)
+        if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun the first
+            print(to_yaml(conf), flush=True)
         main(conf)
     except InputError as error:
         _fail(str(error))
@@ -38,7 +41,7 @@ def run(main: Callable[[Any], None], conf_class: type, args: Sequence[str] | Non
         if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
             raise
         _fail(f"out of memory: {[*str(error).splitlines(), ''][0]}")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BdbQuit):  # BdbQuit: q at a breakpoint
         print("\ninterrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
 

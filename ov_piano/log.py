@@ -76,7 +76,7 @@ class RunLog:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception):
             with suppress(OSError):  # a full disk, maybe the error itself
-                self.logger.error("stopped: %s", error)
+                self.note(f"stopped: {error}")
         if self.writer:
             self.logger.removeHandler(self._text)
             for file in (self._text, self._jsonl):

@@ -167,3 +167,14 @@ def test_batches_that_cannot_be_are_refused(dataset):
         training_loader(dataset, 9, 0, 0, rank=1, world=2)
     with pytest.raises(InputError, match="81 chunks do not fill a batch of 82"):
         training_loader(dataset, 82, 0, 0)
+
+
+def test_a_killed_worker_is_one_line(tmp_path):
+    dataset = ChunkDataset(make_pair(tmp_path)[0], range(5), 20, 1)
+    with training_loader(dataset, 2, workers=1, seed=0) as loader:
+        batches = loader.batches(0)
+        next(batches)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        with pytest.raises(InputError, match="DataLoader worker"):
+            list(batches)

@@ -171,7 +171,9 @@ def test_a_nonfinite_loss_stops_with_the_recordings_named(toy_maestro, stores, t
     line = fail("1_train_onsets_velocities.py", *args)
     assert "step 1: the loss is not finite" in line
     assert "MIDI-Unprocessed_train_" in line
-    assert TrainingState.load(saved_states(tmp_path / "training_states")[0]).step == 0
+    (saved,) = (tmp_path / "training_states").iterdir()
+    assert saved.name == "not_finite_after_step=0.pt"
+    assert TrainingState.load(saved).step == 0
 
 
 def test_importing_a_script_does_nothing_and_help_lists_every_setting(tmp_path, monkeypatch):

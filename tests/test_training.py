@@ -11,6 +11,7 @@ import torch
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.training.breakpoint import BreakpointFile
 from ov_piano.training.sgdr import CyclicDecay
+from ov_piano.training.state import TrainingState
 from ov_piano.training.step import TrainingStep, sgd
 from ov_piano.training.targets import training_targets
 from tests.golden_weights import golden_state
@@ -93,6 +94,30 @@ def test_breakpoint_rules(tmp_path, rules, pauses_at):
     path.write_text(json.dumps(rules))
     breakpoint_file = BreakpointFile(path)
     assert [step for step in range(1, 7) if breakpoint_file.wants_pause(step)] == pauses_at
+
+
+def test_no_pause_without_a_terminal(tmp_path, caplog):
+    path = tmp_path / "breakpoint.json"
+    path.write_text('{"inconditional": true, "step_gt": null, "step_every": null}')
+    breakpoint_file = BreakpointFile(path, interactive=False)
+    assert not any(breakpoint_file.wants_pause(step) for step in range(1, 4))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} is ignored: pausing takes a terminal and a single process"
+    ]
+
+
+def test_a_resumed_optimizer_keeps_its_new_settings(tmp_path):
+    model = torch.nn.Linear(2, 1)
+    optimizer = sgd(model, 0.85, 0.0)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state = TrainingState.of(model, optimizer, step=1, epoch=0, batch=1, conf="MOMENTUM: 0.85\nTRAIN_BS: 8")
+    other = torch.nn.Linear(2, 1)
+    resumed = sgd(other, 0.5, 0.1)
+    TrainingState.load(state.save(tmp_path)).restore(other, resumed, tmp_path)
+    assert (resumed.param_groups[0]["momentum"], resumed.param_groups[0]["weight_decay"]) == (0.5, 0.1)
+    assert torch.equal(resumed.state[other.weight]["momentum_buffer"], optimizer.state[model.weight]["momentum_buffer"])
+    assert state.differences("MOMENTUM: 0.5\nTRAIN_BS: 8") == ["MOMENTUM: 0.85 -> 0.5"]
 
 
 def test_each_fault_of_the_breakpoint_file_is_logged_once(tmp_path, caplog):

@@ -60,12 +60,19 @@ class TrainingLoader:
         One iteration at a time: a new call ends the one before.
 
         :raises ReadError: data that cannot be read, with the recording's name.
+        :raises InputError: a worker process was ended from outside.
         """
         self._sampler.epoch, self._sampler.first_batch = epoch, first_batch
-        for batch in self._loader:
-            if isinstance(batch, ReadError):
-                raise batch
-            yield batch
+        try:
+            for batch in self._loader:
+                if isinstance(batch, ReadError):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{reason}: memory or /dev/shm may be short, fewer loader workers need less") from None
 
     def close(self) -> None:
         """End the workers and close the files; the loader cannot be used any more."""

@@ -13,10 +13,13 @@ class BreakpointFile:
     """Reads ``{"inconditional": bool, "step_gt": int or null, "step_every": int or null}`` at every step.
 
     A missing, unreadable or odd file never stops training; each new fault is logged once.
+
+    :param interactive: whether there is a terminal to debug at; otherwise training goes on with a message
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, interactive: bool = True):
         self.path = Path(path)
+        self.interactive = interactive
         self._last_fault: str | None = None
 
     def wants_pause(self, step: int) -> bool:
@@ -33,13 +36,17 @@ class BreakpointFile:
         except (OSError, ValueError, RecursionError) as error:
             self._warn_once(str(error))
             return False
-        self._last_fault = None
         step_gt, step_every = rules.get("step_gt"), rules.get("step_every")
-        return (
+        wanted = (
             rules.get("inconditional") is True
             or (step_gt is not None and step > step_gt)
             or (bool(step_every) and step % step_every == 0)
         )
+        if wanted and not self.interactive:
+            self._warn_once("pausing takes a terminal and a single process")
+            return False
+        self._last_fault = None
+        return wanted
 
     def _warn_once(self, fault: str) -> None:
         if fault != self._last_fault:

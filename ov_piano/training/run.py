@@ -1,5 +1,6 @@
 """A training between its steps: model, optimiser, position; saved and resumed exactly."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from torch import nn
 from ov_piano.data.chunks import Chunks
 from ov_piano.errors import InputError
 from ov_piano.training.processes import Processes
-from ov_piano.training.state import TrainingState, seed_step
+from ov_piano.training.state import NAME, NOT_FINITE, TrainingState, seed_step
 from ov_piano.training.step import TrainingStep
+
+logger = logging.getLogger(__name__)
 
 
 class StepReport(NamedTuple):
@@ -49,7 +52,6 @@ class TrainingRun:
     step: int = 0
     epoch: int = 0
     batch: int = 0
-    resumed_from: Path | None = None
 
     def learn(self, chunks: Chunks) -> StepReport:
         """One step on a batch.
@@ -76,7 +78,7 @@ class TrainingRun:
         """Move on to the first batch of the next epoch."""
         self.epoch, self.batch = self.epoch + 1, 0
 
-    def save_state(self) -> Path:
+    def save_state(self, name: str = NAME) -> Path:
         """Save all that `resume` needs; of several processes the first one does."""
         if not self.processes.is_first:
             return self.states_folder
@@ -87,7 +89,7 @@ class TrainingRun:
             epoch=self.epoch,
             batch=self.batch,
             conf=self.conf_yaml,
-        ).save(self.states_folder)
+        ).save(self.states_folder, name)
 
     def resume(self, path: Path) -> None:
         """Continue from a saved state.
@@ -97,11 +99,14 @@ class TrainingRun:
         state = TrainingState.load(path)
         state.restore(self.model, self.training_step.optimizer, path)
         self.step, self.epoch, self.batch = state.step, state.epoch, state.batch
-        self.resumed_from = path
+        logger.info("resumed from %s at step %d", path, self.step)
+        for difference in state.differences(self.conf_yaml):
+            logger.info("not as in the resumed run: %s", difference)
 
     def _stop_at(self, onset_loss: float, velocity_loss: float, chunks: Chunks) -> None:
         names = sorted({self.names[index] for index in chunks.recordings.tolist()})
+        path = self.save_state(NOT_FINITE)
         raise InputError(
             f"step {self.step + 1}: the loss is not finite (onset {onset_loss:g}, velocity {velocity_loss:g}), a lower "
-            f"LR_MAX may help; state saved in {self.save_state()}, recordings of the batch: {', '.join(names)}"
+            f"LR_MAX may help; state saved in {path}, recordings of the batch: {', '.join(names)}"
         )

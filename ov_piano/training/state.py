@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import nn
 
 from ov_piano.errors import InputError
@@ -19,6 +20,7 @@ from ov_piano.model.snapshot import save_atomically
 from ov_piano.provenance import git_commit
 
 NAME = "training_state_step={step}.pt"
+NOT_FINITE = "not_finite_after_step={step}.pt"  # for inspection: RESUME=auto passes it over
 KEPT = 2
 
 
@@ -39,10 +41,10 @@ class TrainingState:
         """The state of ``model`` and ``optimizer``; ``position`` gives the remaining fields."""
         return cls(model=model.state_dict(), optimizer=optimizer.state_dict(), commit=git_commit(), **position)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, name: str = NAME) -> Path:
         """Write the state into ``folder`` in one piece and delete all but the last two."""
         folder = Path(folder)
-        path = folder / NAME.format(step=self.step)
+        path = folder / name.format(step=self.step)
         save_atomically({field.name: getattr(self, field.name) for field in fields(self)}, path)
         for old in saved_states(folder)[:-KEPT]:
             old.unlink()
@@ -62,15 +64,23 @@ class TrainingState:
             raise InputError(f"{path}: not a training state saved by script 1 ({type(error).__name__})") from None
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, path: str | Path) -> None:
-        """Put weights and momenta back.
+        """Put weights and momenta back; the settings of ``optimizer`` stay as they are.
 
         :raises InputError: they do not fit; ``path`` is for the message
         """
+        settings = [{name: value for name, value in g.items() if name != "params"} for g in optimizer.param_groups]
         try:
             model.load_state_dict(self.model)
             optimizer.load_state_dict(self.optimizer)
         except (RuntimeError, ValueError, KeyError) as error:
             raise InputError(f"{path}: state of another model: {str(error).splitlines()[0]}") from None
+        for group, its in zip(optimizer.param_groups, settings, strict=True):
+            group.update(its)
+
+    def differences(self, conf: str) -> list[str]:
+        """Settings that differ in ``conf``, also YAML: ``KEY: old -> new``."""
+        old, new = yaml.safe_load(self.conf), yaml.safe_load(conf)
+        return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in new if old.get(key) != new.get(key)]
 
 
 def find_state(resume: str | None, folder: str | Path) -> Path | None:
