@@ -50,7 +50,7 @@ CSV = "maestro/maestro-v3.0.0.csv"
         (TRAIN, ["XV_CHUNK_OVERLAP=2.52"], "expected an overlap of an even number of frames"),
         (TRAIN, ["XV_CHUNK_SIZE=2"], "expected an overlap of an even number of frames from 0 to below the chunk's 83"),
         (TRAIN, ["TRAIN_BATCH_SECS=0"], "setting TRAIN_BATCH_SECS=0.0: expected a number above 0"),
-        (TRAIN, ["TRAIN_BATCH_SECS=0.001"], "chunk length 0"),
+        (TRAIN, ["TRAIN_BATCH_SECS=0.001"], "expected two frames or more"),
         (TRAIN, ["TRAIN_BS=4000"], "chunks do not fill a batch of 4000"),
         (TRAIN, ["XV_SHIFT=nan"], "setting XV_SHIFT=nan: expected finite numbers"),
         (TRAIN, ["MOMENTUM=2"], "setting MOMENTUM=2.0: expected a number from 0 to 1"),

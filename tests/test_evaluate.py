@@ -99,7 +99,7 @@ def write_case(folder: Path, dataset: str, recordings: list[Recording]) -> dict[
     torch.manual_seed(0)
     save_snapshot(OnsetVelocityNet(), snapshot_path)
     paths = {"HDF5_MEL_PATH": mel_path, "HDF5_ROLL_PATH": roll_path, "SNAPSHOT_INPATH": snapshot_path}
-    return {"DEVICE": "cpu", "WORKERS": "1"} | {key: str(path) for key, path in paths.items()}
+    return {"DEVICE": "cpu"} | {key: str(path) for key, path in paths.items()}
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_script_on_maps_with_one_threshold_and_shift(toy_maps, tmp_path, capsys)
         ({"SNAPSHOT_INPATH": "gone.torch"}, "gone.torch: no such"),
         ({"SEARCH_THRESHOLDS": "[0.5,1.5]"}, "SEARCH_THRESHOLDS=[0.5, 1.5]: expected one or more numbers from 0 to 1"),
         ({"SEARCH_THRESHOLDS": "[]"}, "SEARCH_THRESHOLDS=[]: expected one or more numbers from 0 to 1"),
-        ({"SEARCH_SHIFTS": "[]"}, "SEARCH_SHIFTS=[]: expected one or more numbers"),
+        ({"SEARCH_SHIFTS": "[]"}, "SEARCH_SHIFTS=[]: expected one or more values"),
         ({"DECODER_GAUSS_KSIZE": "10"}, "DECODER_GAUSS_KSIZE=10: expected an odd number"),
         (
             {"INFERENCE_CHUNK_OVERLAP": "300"},

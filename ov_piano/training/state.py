@@ -64,11 +64,12 @@ class TrainingState:
             raise InputError(f"{path}: not a training state saved by script 1 ({type(error).__name__})") from None
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, path: str | Path) -> None:
-        """Put weights and momenta back; the settings of ``optimizer`` stay as they are.
+        """Put weights and momenta back; momentum and weight decay of ``optimizer`` stay as they are set.
 
         :raises InputError: they do not fit; ``path`` is for the message
         """
-        settings = [{name: value for name, value in g.items() if name != "params"} for g in optimizer.param_groups]
+        kept = ("momentum", "weight_decay")
+        settings = [{name: group[name] for name in kept} for group in optimizer.param_groups]
         try:
             model.load_state_dict(self.model)
             optimizer.load_state_dict(self.optimizer)
