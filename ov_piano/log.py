@@ -44,13 +44,13 @@ class RunLog:
         if not writer:
             self.logger.setLevel(logging.ERROR)
             return
-        coloredlogs.install(level="INFO", logger=self.logger, fmt=FORMAT)
         folder = Path(output_dir) / "txt_logs"
         folder.mkdir(parents=True, exist_ok=True)
         self._text = _TextFile(folder / f"{name}.log", encoding="utf-8")
         self._text.setFormatter(logging.Formatter(FORMAT))
-        self.logger.addHandler(self._text)
         self._jsonl = (folder / f"{name}.jsonl").open("a", encoding="utf-8")
+        coloredlogs.install(level="INFO", logger=self.logger, fmt=FORMAT)
+        self.logger.addHandler(self._text)
 
     def info(self, message: str, *args: Any) -> None:
         """Log ``message`` with ``%``-style ``args``."""
@@ -78,7 +78,8 @@ class RunLog:
             with suppress(OSError):  # a full disk, maybe the error itself
                 self.note(f"stopped: {error}")
         if self.writer:
-            self.logger.removeHandler(self._text)
+            for handler in list(self.logger.handlers):
+                self.logger.removeHandler(handler)
             for file in (self._text, self._jsonl):
                 with suppress(OSError):
                     file.close()

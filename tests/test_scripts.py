@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from ov_piano.cli import run
 from ov_piano.config import parse_args
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
@@ -143,16 +144,6 @@ def test_maps_from_preprocessing_to_evaluation(toy_maps, tmp_path):
     ("arg", "expected"),
     [
         ("TRAIN_BSS=8", "did you mean TRAIN_BS?"),
-        ("TRAIN_BS=eight", "setting TRAIN_BS=eight: expected int"),
-        ("TRAIN_BS=0", "setting TRAIN_BS=0: expected a number above 0"),
-        ("LR_MIN=7", "expected at most LR_MAX"),
-        ("XV_THRESHOLDS=[]", "expected one or more numbers from 0 to 1"),
-        ("XV_THRESHOLDS=[0.5,1.5]", "expected one or more numbers from 0 to 1"),
-        ("DECODER_GAUSS_KSIZE=10", "expected an odd number"),
-        ("XV_CHUNK_OVERLAP=-1", "expected a number of at least 0"),
-        ("DEVICE=gpu", "DEVICE=gpu: not a usable device"),
-        ("RESUME=nowhere.pt", "nowhere.pt: no such training state"),
-        ("SNAPSHOT_INPATH=README.md", "README.md: not a snapshot"),
         ("HDF5_MEL_PATH=nowhere.h5", "nowhere.h5: expected a file name like"),
     ],
 )
@@ -176,11 +167,14 @@ def test_a_nonfinite_loss_stops_with_the_recordings_named(toy_maestro, stores, t
     assert TrainingState.load(saved).step == 0
 
 
-def test_importing_a_script_does_nothing_and_help_lists_every_setting(tmp_path, monkeypatch):
+def test_importing_a_script_does_nothing_and_help_lists_every_setting(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for path in sorted(ROOT.glob("[0-9]*.py")):
         script = load_script(path.name)
-        shown = succeed(path.name, "--help")
+        with pytest.raises(SystemExit) as ended:
+            run(script.main, script.ConfDef, ["--help"])
+        assert ended.value.code == 0
+        shown = capsys.readouterr().out
         for name in script.ConfDef.__dataclass_fields__:
             assert f"  {name}=" in shown
     assert list(tmp_path.iterdir()) == []
