@@ -36,6 +36,7 @@ from ov_piano.model.kernels.native import keep_freed_memory
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
 from ov_piano.plots.learning_curve import LearningCurve
+from ov_piano.training.augmentation import RandomResponse
 from ov_piano.training.batch_norm import reestimate_statistics
 from ov_piano.training.breakpoint import BreakpointFile
 from ov_piano.training.cross_validation import CrossValidation, in_words, summary
@@ -104,6 +105,9 @@ class ConfDef:
     BN_REESTIMATE_BATCHES: int = option(
         0, "batches over which batch-norm statistics are averaged before cross-validation; 0 keeps them", NON_NEGATIVE
     )
+    AUGMENT_RESPONSE_DB: float = option(
+        0.0, "train each chunk with a random frequency response of so many dB (standard deviation)", NON_NEGATIVE
+    )
     FRAME_CACHE: bool = option(
         True, "read chunks from an uncompressed copy beside the log-mels, made at the first use if the disk has room"
     )
@@ -160,6 +164,7 @@ def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingR
         processes,
         conf.RANDOM_SEED,
         names=[metadata.basename for metadata in pair.metadata],
+        augment=RandomResponse(conf.AUGMENT_RESPONSE_DB),
         wants_pause=BreakpointFile("breakpoint.json", processes.world == 1 and sys.stdin.isatty()).wants_pause,
         states_folder=Path(conf.OUTPUT_DIR) / "training_states",
         conf_yaml=to_yaml(conf),
