@@ -31,8 +31,8 @@ from ov_piano.device import DEFAULT_DEVICE
 from ov_piano.errors import InputError
 from ov_piano.evaluation.ground_truth import load_ground_truths
 from ov_piano.log import RunLog, timestamp
+from ov_piano.memory import keep_freed_memory
 from ov_piano.model.fast import optimize_for_inference
-from ov_piano.model.kernels.native import keep_freed_memory
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
 from ov_piano.plots.learning_curve import LearningCurve

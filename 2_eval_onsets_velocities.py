@@ -41,8 +41,8 @@ from ov_piano.evaluation.report import (
     write_tables,
 )
 from ov_piano.evaluation.search import as_notes, best_row, reaches, score_recordings, search
+from ov_piano.memory import keep_freed_memory
 from ov_piano.model.fast import optimize_for_inference
-from ov_piano.model.kernels.native import keep_freed_memory
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.operating_point import OperatingPoint, write_operating_point
 from ov_piano.model.snapshot import load_snapshot

@@ -163,18 +163,17 @@ def spoil_first_chunk(case: Case) -> None:
 VALIDATION_MIDI = "maestro/2009/MIDI-Unprocessed_validation_0_wav--0.midi"
 FILES = {
     "no CSV": (MAESTRO, lambda c: (c.folder / CSV).unlink(), "maestro-v3.0.0.csv: no such file (found no CSV there)"),
-    "empty CSV": (MAESTRO, lambda c: replace(c.folder / CSV, b""), "maestro-v3.0.0.csv: not a CSV table"),
+    "empty CSV": (MAESTRO, lambda c: replace(c.folder / CSV, b""), "maestro-v3.0.0.csv: expected the columns"),
     "foreign CSV": (MAESTRO, lambda c: replace(c.folder / CSV, b"a,b\n1,2\n"), "expected the columns canonical_comp"),
-    "ragged CSV": (MAESTRO, lambda c: change(c.folder / CSV, lambda x: x + b"," * 9), "Expected 7 fields in line 10"),
+    "ragged CSV": (
+        MAESTRO,
+        lambda c: change(c.folder / CSV, lambda x: x + b"," * 9),
+        "line 10: expected 7 fields, found 10",
+    ),
     "unknown split": (
         MAESTRO,
         lambda c: change(c.folder / CSV, lambda x: x.replace(b",test,", b",tset,")),
         "column split: expected train, validation, test, found 'tset'",
-    ),
-    "year beyond numbers": (
-        MAESTRO,
-        lambda c: change(c.folder / CSV, lambda x: x.replace(b",2004,", b",%d," % 10**30)),
-        "column year: expected numbers",
     ),
     "no audio": (MAESTRO, lambda c: next(c.folder.rglob("*test_0*.wav")).unlink(), "test_0_wav--0.wav: no such file"),
     "cut audio": (

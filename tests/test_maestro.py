@@ -57,15 +57,19 @@ def test_audio_may_be_absent_where_it_is_not_needed(tree):
     ("spoil", "message"),
     [
         (lambda root: (root / "maestro-v3.0.0.csv").unlink(), r"maestro-v3\.0\.0\.csv: no such file \(found no CSV"),
-        (lambda root: (root / "maestro-v3.0.0.csv").write_text(""), "not a CSV table"),
+        (lambda root: (root / "maestro-v3.0.0.csv").write_text(""), "expected the columns canonical_composer"),
         (lambda root: (root / "maestro-v3.0.0.csv").write_bytes(b"\xff\xfe\x00"), "not a CSV table"),
         (
             lambda root: (root / "maestro-v3.0.0.csv").write_text("a,b\n1,2\n"),
             "expected the columns canonical_composer",
         ),
         (lambda root: _edit(root, lambda table: table[:0]), "no rows"),
-        (lambda root: _edit(root, lambda table: table.replace("test", "tset")), "column split: .*found 'tset'"),
-        (lambda root: _edit(root, lambda table: table.assign(year="MMIV")), "column year: expected numbers"),
+        (lambda root: _edit(root, lambda table: table.replace("test", "tset")), "line 8: column split: .*found 'tset'"),
+        (
+            lambda root: _edit(root, lambda table: table.assign(year="MMIV")),
+            "line 2: column year: expected a number",
+        ),
+        (lambda root: _edit(root, lambda table: table.assign(duration="inf")), "column duration: expected a number"),
         (lambda root: _edit(root, lambda table: pd.concat([table, table])), "more than once"),
         (lambda root: next(root.rglob("*.midi")).unlink(), r"\.midi: no such file, although"),
         (shutil.rmtree, "no such folder"),

@@ -1,11 +1,11 @@
 """MAESTRO v1, v2, v3: a CSV table and year folders -> recordings (Hawthorne et al., ICLR 2019)."""
 
+import csv
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-import pandas as pd
 
 from ov_piano.data.recording import Recording
 from ov_piano.errors import InputError
@@ -21,7 +21,6 @@ COLUMNS = (
     "audio_filename",
     "duration",
 )
-TEXT_COLUMNS = [column for column in COLUMNS if column not in ("year", "duration")]
 
 log = logging.getLogger(__name__)
 
@@ -60,23 +59,22 @@ def load_recordings(
     """
     root = Path(root)
     csv_path = root / f"maestro-v{version}.0.0.csv"
-    table = _read_csv(csv_path, version)
+    rows = _read_csv(csv_path, version)
     wanted_splits = _subset("split", splits, SPLITS)
-    wanted_years = _subset("year", years, sorted(table["year"].unique()))
+    wanted_years = _subset("year", years, sorted({row["year"] for row in rows}))
     recordings, absent = [], set()
-    for row in table.itertuples(index=False):
-        if row.split not in wanted_splits or row.year not in wanted_years:
+    for row in rows:
+        if row["split"] not in wanted_splits or row["year"] not in wanted_years:
             continue
-        audio, midi = root / row.audio_filename, root / row.midi_filename
+        audio, midi = root / row["audio_filename"], root / row["midi_filename"]
         if not midi.parent.is_dir():
             absent.add(midi.parent.name)
             continue
         for path in (midi, audio) if need_audio else (midi,):
             if not path.is_file():
                 raise InputError(f"{path}: no such file, although {csv_path.name} lists it")
-        metadata = MaestroMetadata(
-            midi.stem, int(row.year), row.split, float(row.duration), row.canonical_composer, row.canonical_title
-        )
+        described = ("year", "split", "duration", "canonical_composer", "canonical_title")
+        metadata = MaestroMetadata(midi.stem, *(row[column] for column in described))
         recordings.append(Recording(midi.stem, audio, midi, metadata))
     if absent:
         log.warning("%s: no folder %s: their recordings are left out", root, ", ".join(sorted(absent)))
@@ -89,8 +87,8 @@ def load_recordings(
     return recordings
 
 
-def _read_csv(path: Path, version: int) -> pd.DataFrame:
-    """The table with its columns checked."""
+def _read_csv(path: Path, version: int) -> list[dict]:
+    """The table's rows by column, checked; years and durations are numbers."""
     dataset_name(version)
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder")
@@ -98,25 +96,37 @@ def _read_csv(path: Path, version: int) -> pd.DataFrame:
         others = sorted(other.name for other in path.parent.glob("*.csv"))
         raise InputError(f"{path}: no such file (found {', '.join(others) or 'no CSV'} there)")
     try:
-        table = pd.read_csv(path, encoding="utf-8", keep_default_na=False, dtype=dict.fromkeys(TEXT_COLUMNS, str))
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = csv.reader(file)
+            header = next(table, [])
+            lines = [(table.line_num, fields) for fields in table if fields]
+    except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a CSV table: {error}") from None
-    missing = [column for column in COLUMNS if column not in table.columns]
+    missing = [column for column in COLUMNS if column not in header]
     if missing:
         raise InputError(f"{path}: expected the columns {', '.join(COLUMNS)}; {', '.join(missing)} missing")
-    if table.empty:
+    if not lines:
         raise InputError(f"{path}: no rows")
-    for column, kind in (("year", "int64"), ("duration", "float64")):
+    if len(lines) != PUBLISHED_ROWS[version]:
+        log.info("%s: %d rows, the published table has %d", path, len(lines), PUBLISHED_ROWS[version])
+    return [_row(header, fields, f"{path}: line {number}") for number, fields in lines]
+
+
+def _row(header: list[str], fields: list[str], where: str) -> dict:
+    """A line by column; ``where`` is for the message."""
+    if len(fields) != len(header):
+        raise InputError(f"{where}: expected {len(header)} fields, found {len(fields)}")
+    row = dict(zip(header, fields, strict=True))
+    if row["split"] not in SPLITS:
+        raise InputError(f"{where}: column split: expected {', '.join(SPLITS)}, found {row['split']!r}")
+    for column, kind in (("year", int), ("duration", float)):
         try:
-            table[column] = pd.to_numeric(table[column]).astype(kind)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise InputError(f"{path}: column {column}: expected numbers: {error}") from None
-    unknown = sorted(set(table["split"]) - set(SPLITS))
-    if unknown:
-        raise InputError(f"{path}: column split: expected {', '.join(SPLITS)}, found {unknown[0]!r}")
-    if len(table) != PUBLISHED_ROWS[version]:
-        log.info("%s: %d rows, the published table has %d", path, len(table), PUBLISHED_ROWS[version])
-    return table
+            row[column] = kind(row[column])
+        except ValueError:
+            raise InputError(f"{where}: column {column}: expected a number, found {row[column]!r}") from None
+    if not math.isfinite(row["duration"]):
+        raise InputError(f"{where}: column duration: expected a number, found {row['duration']}")
+    return row
 
 
 def _subset(what: str, wanted: Sequence | None, known: Sequence) -> Sequence:

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from ov_piano.errors import InputError
+from ov_piano.memory import keep_freed_memory
 from ov_piano.workers import follow_parent
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -68,5 +69,6 @@ def _in_this_process(function: Callable[[Item], Result], items: Sequence[Item], 
 def _init_worker() -> None:
     """One thread a worker; Ctrl-C is the parent's business, and a worker does not outlive it."""
     torch.set_num_threads(1)
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     follow_parent()

@@ -1,4 +1,4 @@
-"""The project's C++ source, compiled on first use with the machine's own compiler, and glibc's memory pool."""
+"""The project's C++ source, compiled on first use with the machine's own compiler."""
 
 import ctypes
 import hashlib
@@ -15,7 +15,6 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 FLAGS = ["-O3", "-march=native", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"]
 FLAGS += ["-std=c++17", "-fopenmp", "-fPIC", "-shared"]
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 
 
 @cache
@@ -58,16 +57,3 @@ def _processor() -> str:
         return "\n".join(line for line in lines[:30] if line.startswith(("model name", "flags", "Features")))
     except OSError:
         return platform.processor()
-
-
-def keep_freed_memory() -> bool:
-    """Let this process reuse the memory of freed tensors instead of returning it to the system at once.
-
-    By default glibc maps each large tensor anew, and the kernel clears its pages on first touch, which takes
-    longer than most elementwise operations. Returns whether it applies (glibc only).
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return False
-    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))

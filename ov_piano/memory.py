@@ -1,0 +1,18 @@
+"""The memory pool of this process."""
+
+import ctypes
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
+
+
+def keep_freed_memory() -> bool:
+    """Let this process reuse the memory of freed tensors instead of returning it to the system at once.
+
+    By default glibc maps each large tensor anew, and the kernel clears its pages on first touch, which takes
+    longer than most elementwise operations. Returns whether it applies (glibc only).
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
