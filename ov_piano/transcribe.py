@@ -164,7 +164,7 @@ def main(conf: ConfDef) -> None:
         notes = transcribe(transcriber, audio, midi, conf)
         print(f"{audio} -> {midi} ({seconds[audio]:.1f} s, {notes} notes)", flush=True)
     total, spent = sum(seconds.values()), time.perf_counter() - begin
-    print(f"{len(outputs)} recordings, {total:.1f} s of audio in {spent:.1f} s: {total / spent:.1f} x real time")
+    print(f"recordings: {len(outputs)}, {total:.1f} s of audio in {spent:.1f} s: {total / spent:.1f} x real time")
 
 
 if __name__ == "__main__":

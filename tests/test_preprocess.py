@@ -16,6 +16,7 @@ import pytest
 import soundfile as sf
 import torch
 import torchaudio
+from filelock import FileLock
 
 from ov_piano.data import hdf5, maestro
 from ov_piano.data.midi import read_notes
@@ -104,7 +105,7 @@ def test_equal_to_the_plain_way(toy_maestro, finished, tmp_path):
 def test_the_number_of_processes_changes_nothing(toy_maestro, finished, tmp_path):
     printed = succeed(SCRIPT, f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={tmp_path}", "WORKERS=2")
     assert_same_stores(tmp_path, finished)
-    assert "2 processes" in printed
+    assert "(processes: 2)" in printed
     assert "8 recordings, 0.01 h" in printed
     assert f"{tmp_path / ROLL_NAME}  0." in printed
 
@@ -145,7 +146,7 @@ def _kill_at(monkeypatch, target, name: str, call: int) -> None:
         (hdf5.StoreWriter, "append_chunked", 3),
         (hdf5.StoreWriter, "append_chunked", 12),  # the rolls are joined, the log-mels half
         (Path, "rename", 1),  # all is joined
-        (preprocess.os, "replace", 11),  # the rolls are in place (8 parts and 2 joined files were moved before)
+        (preprocess.os, "replace", 11),  # the log-mels are in place (8 parts and 2 joined files were moved before)
         (preprocess.shutil, "rmtree", 1),  # both are in place
     ],
 )
@@ -172,6 +173,25 @@ def test_continues_after_sigkill(toy_maestro, finished, tmp_path):
     if process.returncode:
         assert not (tmp_path / MEL_NAME).exists() or list(tmp_path.glob("*.done"))
         run(toy_maestro, tmp_path)
+    assert_same_stores(tmp_path, finished)
+
+
+def test_one_run_at_a_time(toy_maestro, tmp_path):
+    parts = tmp_path / f"{ROLL_NAME}.parts"
+    parts.mkdir()
+    (parts / "another.1.tmp").touch()
+    with FileLock(parts / "lock"), pytest.raises(InputError, match=r"parts: another run is at work in it"):
+        run(toy_maestro, tmp_path)
+    assert (parts / "another.1.tmp").exists()
+
+
+def test_nothing_of_an_earlier_complete_run_is_lost(toy_maestro, finished, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        _kill_at(patch, preprocess.os, "replace", 11)
+        with pytest.raises(Killed):
+            run(toy_maestro, tmp_path)
+    run(toy_maestro, tmp_path, IGNORE_MEL=True)
+    assert str(tmp_path / MEL_NAME) in capsys.readouterr().out
     assert_same_stores(tmp_path, finished)
 
 

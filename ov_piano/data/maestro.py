@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ov_piano.data.recording import Recording
+from ov_piano.data.recording import Recording, subset
 from ov_piano.errors import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -60,8 +60,8 @@ def load_recordings(
     root = Path(root)
     csv_path = root / f"maestro-v{version}.0.0.csv"
     rows = _read_csv(csv_path, version)
-    wanted_splits = _subset("split", splits, SPLITS)
-    wanted_years = _subset("year", years, sorted({row["year"] for row in rows}))
+    wanted_splits = subset("split", splits, SPLITS)
+    wanted_years = subset("year", years, sorted({row["year"] for row in rows}))
     recordings, absent = [], set()
     for row in rows:
         if row["split"] not in wanted_splits or row["year"] not in wanted_years:
@@ -127,13 +127,3 @@ def _row(header: list[str], fields: list[str], where: str) -> dict:
     if not math.isfinite(row["duration"]):
         raise InputError(f"{where}: column duration: expected a number, found {row['duration']}")
     return row
-
-
-def _subset(what: str, wanted: Sequence | None, known: Sequence) -> Sequence:
-    """``wanted`` or all, each of which must be known."""
-    if wanted is None:
-        return known
-    for value in wanted:
-        if value not in known:
-            raise InputError(f"unknown {what} {value!r}: expected one of {', '.join(map(str, known))}")
-    return wanted

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import parse
 
-from ov_piano.data.recording import Recording
+from ov_piano.data.recording import Recording, subset
 from ov_piano.errors import InputError
 
 DISKLAVIERS = ("ENSTDkAm", "ENSTDkCl")  # one real piano, recorded from afar and from close by
@@ -103,9 +103,9 @@ def load_recordings(
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    instruments = _subset("instrument", instruments, INSTRUMENTS)
-    categories = _subset("category", categories, CATEGORIES)
-    _subset("choice of repeated pieces", [repeated_pieces], REPEATED_PIECES)
+    instruments = subset("instrument", instruments, INSTRUMENTS)
+    categories = subset("category", categories, CATEGORIES)
+    subset("choice of repeated pieces", [repeated_pieces], REPEATED_PIECES)
     recordings = [
         recording
         for instrument in instruments
@@ -122,14 +122,6 @@ def load_recordings(
     if absent:
         log.warning("%s: no folder %s: their recordings are left out", root, ", ".join(absent))
     return recordings
-
-
-def _subset(what: str, wanted: Sequence[str] | None, known: Sequence[str]) -> Sequence[str]:
-    """``wanted`` or all, each of which must be known."""
-    for value in wanted or ():
-        if value not in known:
-            raise InputError(f"unknown {what} {value!r}: expected one of {', '.join(known)}")
-    return known if wanted is None else wanted
 
 
 def _list_folder(folder: Path, instrument: str, category: str, need_audio: bool) -> list[Recording]:

@@ -10,12 +10,14 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import h5py
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ov_piano.data.hdf5 import Store, StoreWriter
@@ -36,7 +38,8 @@ def preprocess(
     """Write the roll and (unless ``ignore_mel``) log-mel stores of ``recordings``, print a summary, return the paths.
 
     :param workers: processes; None: one a core where it pays.
-    :raises InputError: an output exists, or a recording cannot be used; what was done is kept.
+    :raises InputError: an output exists, another run is making it, or a recording cannot be used; what was done
+        is kept.
     """
     begin = time.monotonic()
     stores = {"roll": settings.roll} | ({} if settings.ignore_mel else {"logmel": settings.mel})
@@ -44,35 +47,50 @@ def preprocess(
     parts = outputs["roll"].with_name(outputs["roll"].name + ".parts")
     done = parts.with_suffix(".done")
     if done.exists():
-        _put_in_place(done, outputs)
-        print(f"an earlier run was complete, its files are put into place: {', '.join(map(str, outputs.values()))}")
-        return list(outputs.values())
+        found = _put_in_place(done)
+        print(f"an earlier run was complete, its files are put into place: {', '.join(map(str, found))}")
+        if all(path.exists() for path in outputs.values()):
+            return list(outputs.values())
     for name, path in outputs.items():
         _refuse_existing(path, stores[name].height)
 
     jobs = _plan(recordings, settings, parts, workers)
-    parts.mkdir(parents=True, exist_ok=True)
-    for leftover in parts.glob("*.tmp"):
-        leftover.unlink(missing_ok=True)
-    open_jobs = [job for job in jobs if not is_complete(job)]
-    if len(open_jobs) < len(jobs):
-        print(f"continuing: {len(jobs) - len(open_jobs)} of {len(jobs)} recordings are done")
-    open_jobs.sort(key=lambda job: -job.frames)  # so that no process is left with a long one at the end
-    secs = sum(job.frames for job in open_jobs) * settings.roll.frame_secs
-    workers_used = _sensible_workers(workers, len(open_jobs), secs > WORTH_WORKERS_SECS)
-    may_fork = settings.device == "cpu"
-    in_parallel(partial(_named, make_part), open_jobs, workers_used, "recordings", may_fork)
-    reports = {name: _join(jobs, name, parts / path.name, stores[name].height) for name, path in outputs.items()}
+    with _only_run(parts):
+        for leftover in (*parts.glob("*.tmp"), *parts.glob("*.h5*")):  # parts begun, stores joined
+            leftover.unlink(missing_ok=True)
+        open_jobs = [job for job in jobs if not is_complete(job)]
+        if len(open_jobs) < len(jobs):
+            print(f"continuing: {len(jobs) - len(open_jobs)} of {len(jobs)} recordings are done")
+        open_jobs.sort(key=lambda job: -job.frames)  # so that no process is left with a long one at the end
+        secs = sum(job.frames for job in open_jobs) * settings.roll.frame_secs
+        workers_used = _sensible_workers(workers, len(open_jobs), secs > WORTH_WORKERS_SECS)
+        may_fork = settings.device == "cpu"
+        in_parallel(partial(_named, make_part), open_jobs, workers_used, "recordings", may_fork)
+        reports = {name: _join(jobs, name, parts / path.name, stores[name].height) for name, path in outputs.items()}
     parts.rename(done)
-    _put_in_place(done, outputs)
+    _put_in_place(done)
 
     for job, report in zip(jobs, reports["roll"], strict=True):
         if report.cut_notes:
             log.warning("%s: longer than its audio, %d notes cut", job.recording.midi_path, report.cut_notes)
     report, hours = sum(reports["roll"], Report()), secs / 3600
-    print(f"{hours:.2f} h of recordings computed in {time.monotonic() - begin:.1f} s, {workers_used} processes")
+    print(f"{hours:.2f} h of recordings computed in {time.monotonic() - begin:.1f} s (processes: {workers_used})")
     _summarise(report, settings.roll.frame_secs, list(outputs.values()))
     return list(outputs.values())
+
+
+@contextmanager
+def _only_run(parts: Path) -> Iterator[None]:
+    """The folder for the block, of this run alone.
+
+    :raises InputError: another run is at work in it.
+    """
+    parts.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(parts / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise InputError(f"{parts}: another run is at work in it") from None
 
 
 def _refuse_existing(path: Path, height: int) -> None:
@@ -129,12 +147,13 @@ def _join(jobs: list[Job], name: str, path: Path, height: int) -> list[Report]:
     return reports
 
 
-def _put_in_place(done: Path, outputs: dict[str, Path]) -> None:
-    """Move the complete files of ``done`` out and remove it."""
-    for path in outputs.values():
-        if (done / path.name).exists():
-            os.replace(done / path.name, path)
+def _put_in_place(done: Path) -> list[Path]:
+    """Move the complete files of ``done`` out, remove it, and return where they are."""
+    paths = [done.with_name(path.name) for path in sorted(done.glob("*.h5"))]
+    for path in paths:
+        os.replace(done / path.name, path)
     shutil.rmtree(done)
+    return paths
 
 
 def _summarise(report: Report, frame_secs: float, paths: list[Path]) -> None:

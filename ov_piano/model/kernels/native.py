@@ -12,6 +12,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from torch import Tensor
+
 log = logging.getLogger(__name__)
 FLAGS = ["-O3", "-march=native", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"]
 FLAGS += ["-std=c++17", "-fopenmp", "-fPIC", "-shared"]
@@ -23,8 +25,7 @@ def library(source: Path) -> ctypes.CDLL | None:
 
     OV_PIANO_NATIVE=0 in the environment turns it off.
     """
-    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
-    if os.environ.get("OV_PIANO_NATIVE", "1") == "0" or compiler is None or sys.platform == "win32":
+    if os.environ.get("OV_PIANO_NATIVE", "1") == "0" or (compiler := _compiler()) is None:
         return None
     headers = (header.read_text() for header in sorted(source.parent.glob("*.h")))
     key = "\n".join([source.read_text(), *headers, compiler, *FLAGS, _processor()])
@@ -34,8 +35,19 @@ def library(source: Path) -> ctypes.CDLL | None:
             _compile(compiler, source, path)
         return ctypes.CDLL(str(path))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home folder
-        log.info("%s: not compiled (%s), PyTorch's operators are used instead", source.name, error)
+        log.warning("%s: not compiled (%s), PyTorch's operators are used instead", source.name, error)
         return None
+
+
+@cache
+def _compiler() -> str | None:
+    """The machine's C++ compiler, by its path."""
+    if sys.platform == "win32":
+        return None
+    compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
+    if compiler is None:
+        log.warning("no C++ compiler (g++ or CXX): on the CPU the network runs about four times as long")
+    return compiler
 
 
 def _compile(compiler: str, source: Path, path: Path) -> None:
@@ -57,3 +69,8 @@ def _processor() -> str:
         return "\n".join(line for line in lines[:30] if line.startswith(("model name", "flags", "Features")))
     except OSError:
         return platform.processor()
+
+
+def pointer(tensor: Tensor) -> ctypes.c_void_p:
+    """Where the values of a contiguous tensor start."""
+    return ctypes.c_void_p(tensor.data_ptr())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ov_piano.model.kernels.native import library
+from ov_piano.model.kernels.native import library, pointer
 from ov_piano.model.kernels.winograd import WEIGHT as ROWS_TO_POINTS
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -197,7 +197,7 @@ def convolve(x: Tensor, plan: Plan, weights: Tensor) -> Tensor:
     x, weights = x.contiguous(), weights.contiguous()
     outputs = weights.shape[-1]
     out = x.new_empty(x.shape[0], plan.blocks * outputs, *x.shape[2:])
-    library(SOURCE).sparse_conv(*_tensors(plan, x, out), _pointer(weights), *_rest(plan, outputs), None)
+    library(SOURCE).sparse_conv(*_tensors(plan, x, out), pointer(weights), *_rest(plan, outputs), None)
     return out
 
 
@@ -219,7 +219,7 @@ def convolve_and_finish(
     sums = x.new_zeros(b, len(scales), f)
     pointers = (None if tensor is None else tensor.data_ptr() for tensor in (shifts, gates, scales))
     epilogue = ctypes.byref(_Epilogue(*pointers, slope, sums.data_ptr()))
-    library(SOURCE).sparse_conv(*_tensors(plan, x, out), _pointer(weights), *_rest(plan, weights.shape[-1]), epilogue)
+    library(SOURCE).sparse_conv(*_tensors(plan, x, out), pointer(weights), *_rest(plan, weights.shape[-1]), epilogue)
     return out, sums.sum(dim=2) / (f * t)
 
 
@@ -227,7 +227,7 @@ def correlate(x: Tensor, gradient: Tensor, plan: Plan, outputs: int) -> Tensor:
     """The gradient of the weights, (terms, outputs)."""
     x, gradient = x.contiguous(), gradient.contiguous()
     sums = x.new_zeros(len(plan.terms), outputs)
-    library(SOURCE).sparse_conv_weight_gradient(*_tensors(plan, x, gradient), _pointer(sums), *_rest(plan, outputs))
+    library(SOURCE).sparse_conv_weight_gradient(*_tensors(plan, x, gradient), pointer(sums), *_rest(plan, outputs))
     return sums
 
 
@@ -239,7 +239,3 @@ def _tensors(plan: Plan, x: Tensor, y: Tensor) -> list:
 def _rest(plan: Plan, outputs: int) -> tuple:
     tables = _Plan(plan.terms.data_ptr(), plan.begins.data_ptr(), plan.blocks)
     return ctypes.byref(tables), outputs, int(plan.winograd)
-
-
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ov_piano.model.kernels.native import library
+from ov_piano.model.kernels.native import library, pointer
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 POINTS, TILE = 6, 4
@@ -77,7 +77,7 @@ class _TimeConv(Function):
         points_gradient = weight_points.transpose(1, 2) @ gradient_points
         x_gradient = gradient.new_empty(ctx.shape)
         shape = ctypes.byref(_Shape(*ctx.shape))
-        library(SOURCE).points_to_inputs(_pointer(points_gradient.contiguous()), _pointer(x_gradient), shape)
+        library(SOURCE).points_to_inputs(pointer(points_gradient.contiguous()), pointer(x_gradient), shape)
         return x_gradient, weight_gradient
 
 
@@ -86,7 +86,7 @@ def _points(function: str, x: Tensor) -> Tensor:
     x = x.contiguous()
     b, c, t = x.shape
     points = x.new_empty(POINTS, c, b * -(-t // TILE))
-    getattr(library(SOURCE), function)(_pointer(x), _pointer(points), ctypes.byref(_Shape(b, c, t)))
+    getattr(library(SOURCE), function)(pointer(x), pointer(points), ctypes.byref(_Shape(b, c, t)))
     return points
 
 
@@ -94,11 +94,7 @@ def _outputs(points: Tensor, x: Tensor, shift: Tensor | None, slope: float) -> T
     """(6, c_out, b * tiles) -> (b, c_out, t) for x (b, c_in, t)"""
     shape = _Shape(x.shape[0], points.shape[1], x.shape[2])
     out = x.new_empty(shape.b, shape.c, shape.t)
-    shifts = None if shift is None else _pointer(shift)
-    tensors = (_pointer(points.contiguous()), _pointer(out), shifts)
+    shifts = None if shift is None else pointer(shift)
+    tensors = (pointer(points.contiguous()), pointer(out), shifts)
     library(SOURCE).points_to_outputs(*tensors, ctypes.c_float(slope), ctypes.byref(shape))
     return out
-
-
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
