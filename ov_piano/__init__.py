@@ -12,6 +12,7 @@ model           onset_velocity_net the network, made of layers
                 fast, fast_training the same network arranged for speed, on kernels (C++)
 training        targets, losses    what is learned
                 step, sgdr         one step and its learning rate; batch_norm: statistics for use
+                augmentation       variations of what is learned from
                 run, state         a training between steps: saved, resumed; processes: several at once
                 cross_validation   scores on the way; breakpoint, interrupt: stopping it
 transcription   strided, decoder   long inputs -> maps -> events (events: in bounded memory)
@@ -21,7 +22,7 @@ evaluation      ground_truth       MIDI files -> reference notes
                 evaluate, report   recordings -> events -> tables and files
 plots           learning_curve, recording, evaluation, transcription, style
 transcribe      the command: python -m ov_piano.transcribe
-config, cli, errors, log, atomic, workers, device, provenance, constants: what all of them share
+config, cli, errors, log, atomic, workers, memory, device, provenance, constants: what all of them share
 """
 
 from importlib import import_module
