@@ -10,7 +10,6 @@
 """
 
 import copy
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
 from ov_piano.plots.learning_curve import LearningCurve
+from ov_piano.provenance import git_commit
 from ov_piano.training.augmentation import RandomResponse
 from ov_piano.training.batch_norm import reestimate_statistics
 from ov_piano.training.breakpoint import BreakpointFile
@@ -137,7 +137,7 @@ def build_model(conf: ConfDef, mels: int, device: torch.device) -> OnsetVelocity
     model = OnsetVelocityNet(
         mels, batch_norm=conf.BATCH_NORM, leaky_relu_slope=conf.LEAKY_RELU_SLOPE, dropout=conf.DROPOUT
     )
-    if conf.SNAPSHOT_INPATH:
+    if conf.SNAPSHOT_INPATH is not None:
         load_snapshot(conf.SNAPSHOT_INPATH, model)
     if not conf.TRAINABLE_ONSETS:
         model.freeze_onsets()
@@ -158,6 +158,7 @@ def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingR
         train_onsets=conf.TRAINABLE_ONSETS,
         bf16=conf.BF16,
     )
+    has_terminal = sys.stdin is not None and sys.stdin.isatty()  # None: it was closed
     training = TrainingRun(
         model,
         training_step,
@@ -165,7 +166,7 @@ def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingR
         conf.RANDOM_SEED,
         names=[metadata.basename for metadata in pair.metadata],
         augment=RandomResponse(conf.AUGMENT_RESPONSE_DB),
-        wants_pause=BreakpointFile("breakpoint.json", processes.world == 1 and sys.stdin.isatty()).wants_pause,
+        wants_pause=BreakpointFile("breakpoint.json", processes.world == 1 and has_terminal).wants_pause,
         states_folder=Path(conf.OUTPUT_DIR) / "training_states",
         conf_yaml=to_yaml(conf),
     )
@@ -180,7 +181,7 @@ def build_cross_validation(conf: ConfDef, pair: StorePair, processes: Processes)
     paths = midi_paths(pair, indices, conf.MAESTRO_PATH, conf.MAESTRO_VERSION, conf.MAPS_PATH)
     return CrossValidation(
         RecordingDataset(pair, indices),
-        load_ground_truths(paths, jobs=os.cpu_count()),
+        load_ground_truths(paths),
         Decoder(conf.DECODER_GAUSS_STD, conf.DECODER_GAUSS_KSIZE),
         conf.XV_THRESHOLDS,
         conf.XV_SHIFT,
@@ -209,6 +210,11 @@ def snapshot_path(conf: ConfDef, step: int, onset_f1: float | None = None) -> Pa
     return Path(conf.OUTPUT_DIR) / "model_snapshots" / f"OnsetVelocityNet_{timestamp()}step={step}{score}.torch"
 
 
+def is_validated(conf: ConfDef, step: int) -> bool:
+    """Whether a cross-validated snapshot of ``step`` is there: the run that is resumed came to its end."""
+    return any((Path(conf.OUTPUT_DIR) / "model_snapshots").glob(f"*step={step}_f1=*.torch"))
+
+
 def main(conf: ConfDef) -> None:
     """Train to the end of the last epoch, MAX_STEPS, or Ctrl-C, which saves the state first."""
     keep_freed_memory()
@@ -217,7 +223,7 @@ def main(conf: ConfDef) -> None:
         RunLog(conf.OUTPUT_DIR, timestamp(), processes.is_first) as log,
         LearningCurve(conf.OUTPUT_DIR, log.writer) as curve,
     ):
-        log.note(to_yaml(conf))
+        log.note(f"{to_yaml(conf)}commit: {git_commit()}\n")
         pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
         chunks = training_chunks(conf, pair)
         cross_validation = build_cross_validation(conf, pair, processes)
@@ -232,7 +238,6 @@ def main(conf: ConfDef) -> None:
             curve.refresh()
             log.info("step %d, cross-validation in %.0f s: %s", training.step, secs, in_words(scores))
             save(model, scores["F1"])
-            training.save_state()
 
         def save(model: torch.nn.Module, onset_f1: float | None = None) -> None:
             if processes.is_first:
@@ -249,6 +254,7 @@ def main(conf: ConfDef) -> None:
             StopRequest() as stop,
         ):
             log.info("%d chunks, %d batches an epoch", len(chunks), loader.batches_per_epoch)
+            validated = training.step if is_validated(conf, training.step) else None
             while not finished():
                 for batch in loader.batches(training.epoch, training.batch):
                     report = training.learn(batch)
@@ -257,10 +263,11 @@ def main(conf: ConfDef) -> None:
                         log.info("epoch %d step %d: %s", training.epoch, training.step, report)
                     if training.step % conf.XV_EVERY == 0:
                         validate()
+                        validated = training.step
                     elif report.cycle_ends:
                         save(model_in_use(conf, training, chunks))
                     stops = processes.any(bool(stop))
-                    if stops or report.cycle_ends or training.step % conf.SAVE_EVERY == 0:
+                    if stops or report.cycle_ends or validated == training.step or training.step % conf.SAVE_EVERY == 0:
                         training.save_state()
                     if stops:
                         raise KeyboardInterrupt
@@ -268,9 +275,9 @@ def main(conf: ConfDef) -> None:
                         break
                 else:
                     training.next_epoch()
-            if training.step % conf.XV_EVERY:
+            if training.step != validated:
                 validate()
-            training.save_state()
+                training.save_state()
 
 
 if __name__ == "__main__":

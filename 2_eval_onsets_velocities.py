@@ -11,7 +11,6 @@
 5. Draw the search, and the best, worst and median test recording against the truth.
 """
 
-import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -92,6 +91,14 @@ class ConfDef:
                 f"setting INFERENCE_CHUNK_OVERLAP={self.INFERENCE_CHUNK_OVERLAP:g}: "
                 f"expected less than INFERENCE_CHUNK_SIZE={self.INFERENCE_CHUNK_SIZE:g}"
             )
+        if self.SAVE_OPERATING_POINT and not self.is_search:
+            raise InputError(
+                "setting SAVE_OPERATING_POINT=true: expected two or more SEARCH_THRESHOLDS or SEARCH_SHIFTS"
+            )
+
+    @property
+    def is_search(self) -> bool:
+        return len(self.SEARCH_THRESHOLDS) * len(self.SEARCH_SHIFTS) > 1
 
 
 class Recordings(NamedTuple):
@@ -107,7 +114,7 @@ def load_split(conf: ConfDef, pair: StorePair, split: str, take_one_every: int =
     indices = split_indices(pair, split)[::take_one_every]
     paths = midi_paths(pair, indices, conf.MAESTRO_PATH, conf.MAESTRO_VERSION, conf.MAPS_PATH)
     names = [pair.metadata[index].basename for index in indices]
-    return Recordings(RecordingDataset(pair, indices), names, load_ground_truths(paths, jobs=os.cpu_count()))
+    return Recordings(RecordingDataset(pair, indices), names, load_ground_truths(paths))
 
 
 def load_model(conf: ConfDef, mels: int) -> Infer:
@@ -135,7 +142,7 @@ def transcribe(conf: ConfDef, infer: Infer, recordings: Recordings, threshold: f
 def find_threshold_and_shift(conf: ConfDef, pair: StorePair, infer: Infer) -> tuple[pd.DataFrame, float, float]:
     """Scores of all pairs on validation recordings, and the best pair; a single pair is not scored."""
     thresholds, shifts = conf.SEARCH_THRESHOLDS, conf.SEARCH_SHIFTS
-    if len(thresholds) == len(shifts) == 1:
+    if not conf.is_search:
         print("One threshold and one shift given: no search on validation recordings.\n", flush=True)
         return pd.DataFrame({"threshold": thresholds, "shift": shifts}), thresholds[0], shifts[0]
     recordings = load_split(conf, pair, "validation", conf.XV_TAKE_ONE_EVERY)
@@ -189,16 +196,17 @@ def main(conf: ConfDef) -> None:
         write_tables(folder, **tables, search=found)
         write_events(folder, test.names, estimates, threshold, shift)
 
-        def at_point(index: int) -> Transcribed:
-            found_notes = as_notes(estimates[index][reaches(estimates[index], threshold)], shift)
-            return transcribed(conf, infer, test, index, found_notes)
+    if conf.SAVE_OPERATING_POINT:
+        write_operating_point(conf.SNAPSHOT_INPATH, OperatingPoint(threshold, shift), commit=git_commit())
+    print(f"Written to {path}", flush=True)
 
-        if conf.SAVE_OPERATING_POINT:
-            write_operating_point(conf.SNAPSHOT_INPATH, OperatingPoint(threshold, shift), commit=git_commit())
-        with optional("pictures"):
-            draw_search(found, threshold, shift, folder / "search.png")
-            draw_recordings(folder / "pictures", scores, at_point, threshold, shift)
-    print(f"Written to {path}")
+    def at_point(index: int) -> Transcribed:
+        found_notes = as_notes(estimates[index][reaches(estimates[index], threshold)], shift)
+        return transcribed(conf, infer, test, index, found_notes)
+
+    with optional("pictures"):
+        draw_search(found, threshold, shift, path / "search.png")
+        draw_recordings(path / "pictures", scores, at_point, threshold, shift)
 
 
 if __name__ == "__main__":

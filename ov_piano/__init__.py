@@ -2,6 +2,7 @@
 
 data            maestro, maps      a dataset's tree -> recordings; splits: which are for what
                 audio              file -> wave -> log-mel
+                recording          what a dataset supplies
                 smf, midi          MIDI file -> timed messages -> notes, by the keyboard's state machine (keyboard)
                 pianoroll          notes and pedals -> roll
                 hdf5, store_names  the pair of stores: write, read, names; steady_file survives full disks

@@ -56,6 +56,7 @@ class ConfDef:
     INFERENCE_CHUNK_OVERLAP: float = option(OVERLAP_SECS, "seconds that neighbouring chunks share", NON_NEGATIVE)
     DECODER_GAUSS_STD: float = option(1.0, "standard deviation of the decoder's blur in frames", POSITIVE)
     DECODER_GAUSS_KSIZE: int = option(11, "taps of the decoder's blur", ODD)
+    LEAKY_RELU_SLOPE: float = option(0.1, "slope of the leaky ReLUs below zero, as in training", NON_NEGATIVE)
 
 
 def find_recordings(audio: str) -> list[tuple[Path, Path]]:
@@ -155,6 +156,7 @@ def main(conf: ConfDef) -> None:
         overlap_secs=conf.INFERENCE_CHUNK_OVERLAP,
         gauss_std=conf.DECODER_GAUSS_STD,
         gauss_ksize=conf.DECODER_GAUSS_KSIZE,
+        leaky_relu_slope=conf.LEAKY_RELU_SLOPE,
     )
     print(
         f"{transcriber.snapshot.name}: threshold {transcriber.threshold:g}, shift {transcriber.shift:g} s", flush=True

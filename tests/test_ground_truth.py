@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 from ov_piano.errors import InputError
-from ov_piano.evaluation import ground_truth
 from ov_piano.evaluation.ground_truth import load_ground_truth, load_ground_truths
 from tests.midi_files import GOLDEN_MIDI, GOLDEN_ROLLS, sorted_rows, write_midi
 
@@ -25,21 +24,14 @@ def test_notes_of_no_length_get_a_millisecond(tmp_path):
     np.testing.assert_allclose(load_ground_truth(path), [[0.5, 0.501, 60, 50], [1.0, 1.5, 62, 70]], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_many_files_keep_their_order(jobs, monkeypatch):
-    monkeypatch.setattr(ground_truth, "FILES_A_PROCESS", 2)
+def test_many_files_keep_their_order():
     paths = [GOLDEN_MIDI[2], GOLDEN_MIDI[0], GOLDEN_MIDI[2], GOLDEN_MIDI[1]]
-    for path, notes in zip(paths, load_ground_truths(paths, jobs), strict=True):
+    for path, notes in zip(paths, load_ground_truths(paths), strict=True):
         np.testing.assert_array_equal(notes, load_ground_truth(path))
 
 
-def test_a_broken_file_among_many_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(ground_truth, "FILES_A_PROCESS", 1)
+def test_a_broken_file_among_many_is_named(tmp_path):
     broken = tmp_path / "broken.mid"
     broken.write_bytes(b"RIFFxxxx")
     with pytest.raises(InputError, match=r"broken\.mid"):
-        load_ground_truths([GOLDEN_MIDI[0], broken], jobs=2)
-
-
-def test_no_files():
-    assert load_ground_truths([], jobs=2) == []
+        load_ground_truths([GOLDEN_MIDI[0], broken])

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -11,7 +14,6 @@ import pytest
 import torch
 
 from ov_piano.cli import run
-from ov_piano.config import parse_args
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
 from ov_piano.training.state import TrainingState, saved_states
@@ -86,6 +88,29 @@ def test_twenty_steps_equal_ten_and_ten(toy_maestro, stores, tmp_path):
         assert torch.equal(tensor, resumed.model[name]), name
     for index, entry in once.optimizer["state"].items():
         assert torch.equal(entry["momentum_buffer"], resumed.optimizer["state"][index]["momentum_buffer"])
+
+
+def test_ctrl_c_saves_the_step_that_was_reached(toy_maestro, stores, tmp_path):
+    args = (*maestro_args(toy_maestro, stores, tmp_path), *TINY, "XV_EVERY=100000", "SAVE_EVERY=100000")
+    command = [sys.executable, ROOT / "1_train_onsets_velocities.py", *args]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while "step 2: losses" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "interrupted"
+    (state,) = saved_states(tmp_path / "training_states")
+    (jsonl,) = (tmp_path / "txt_logs").glob("*.jsonl")
+    assert TrainingState.load(state).step == json.loads(jsonl.read_text().splitlines()[-1])["step"]
+
+
+def test_a_finished_run_is_not_validated_again(toy_maestro, stores, trained, tmp_path):
+    again = shutil.copytree(trained, tmp_path / "again")
+    before = sorted(again.glob("model_snapshots/*"))
+    args = (*maestro_args(toy_maestro, stores, again), *TINY, "MAX_STEPS=4", "RESUME=auto")
+    succeed("1_train_onsets_velocities.py", *args)
+    assert sorted(again.glob("model_snapshots/*")) == before
 
 
 def test_frozen_onsets_stay_and_a_snapshot_starts_the_run(toy_maestro, stores, trained, tmp_path):
@@ -181,7 +206,11 @@ def test_importing_a_script_does_nothing_and_help_lists_every_setting(tmp_path, 
 
 
 def test_the_shell_passes_our_file_names_quoted_once(toy_maestro, stores, tmp_path):
-    copy = tmp_path / MEL_NAME
-    shutil.copy(stores / MEL_NAME, copy)
-    conf = parse_args(load_script("1_train_onsets_velocities.py").ConfDef, [f"HDF5_MEL_PATH={copy}"])
-    assert str(copy) == conf.HDF5_MEL_PATH
+    command = (
+        f'"{sys.executable}" 1_train_onsets_velocities.py "HDF5_MEL_PATH={stores / MEL_NAME}" '
+        f'"HDF5_ROLL_PATH={tmp_path / ROLL_NAME}" OUTPUT_DIR="{tmp_path}"'
+    )
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"HDF5_MEL_PATH: {stores / MEL_NAME}" in done.stdout
+    assert done.stderr.splitlines()[-1] == f"error: {tmp_path / ROLL_NAME}: no such file"

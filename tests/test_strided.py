@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from golden_weights import GOLDEN, golden_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ov_piano.errors import InputError
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.transcription.strided import chunk_frames, chunk_spans, onset_velocity_maps
+from tests.golden_weights import GOLDEN, golden_state
 
 
 def per_frame(logmel):

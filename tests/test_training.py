@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.training.breakpoint import BreakpointFile
 from ov_piano.training.sgdr import CyclicDecay
-from ov_piano.training.state import TrainingState
+from ov_piano.training.state import TrainingState, find_state
 from ov_piano.training.step import TrainingStep, sgd
 from ov_piano.training.targets import training_targets
 from tests.golden_weights import golden_state
@@ -85,7 +86,8 @@ def test_nine_steps_equal_the_published(golden):
         ({"inconditional": False, "step_gt": 5, "step_every": 2}, [2, 4, 6]),
         ({"inconditional": True, "step_gt": "soon", "step_every": None}, []),
         ({"inconditional": False, "step_gt": True, "step_every": 1.5}, []),
-        ({"inconditional": "false", "step_gt": None, "step_every": 0}, []),
+        ({"inconditional": "false", "step_gt": None, "step_every": 1}, []),
+        ({"inconditional": False, "step_gt": None, "step_every": 0}, []),
         ([1, 2], []),
     ],
 )
@@ -120,14 +122,30 @@ def test_a_resumed_optimizer_keeps_its_new_settings(tmp_path):
     assert state.differences("MOMENTUM: 0.5\nTRAIN_BS: 8") == ["MOMENTUM: 0.85 -> 0.5"]
 
 
+def test_the_states_written_last_are_kept_and_resumed(tmp_path, caplog):
+    model = torch.nn.Linear(2, 1)
+    for moment, step in enumerate((900, 1000, 100, 200)):  # a second training in the folder of a first
+        state = TrainingState.of(model, sgd(model, 0.85, 0.0), step=step, epoch=0, batch=step, conf="")
+        path = state.save(tmp_path)
+        os.utime(path, ns=(moment, moment))
+    assert find_state("auto", tmp_path) == path
+    assert sorted(kept.name for kept in tmp_path.iterdir()) == [
+        "training_state_step=100.pt",
+        "training_state_step=200.pt",
+    ]
+    assert not caplog.records
+    assert find_state(None, tmp_path) is None
+    assert "RESUME=auto would continue it" in caplog.text
+
+
 def test_each_fault_of_the_breakpoint_file_is_logged_once(tmp_path, caplog):
     path = tmp_path / "breakpoint.json"
     breakpoint_file = BreakpointFile(path)
     with caplog.at_level(logging.WARNING):
-        for text in (None, "{", "", '{"step_gt": "x"}', "[" * 100_000, b"\xff\xfe"):
+        for text in (None, "{", "", '{"step_gt": "x"}', '{"inconditional": 1}', "[" * 100_000, b"\xff\xfe"):
             if text is not None:
                 path.write_bytes(text if isinstance(text, bytes) else text.encode())
             assert not any(breakpoint_file.wants_pause(step) for step in range(1, 4))
-    assert len(caplog.records) == 6
+    assert len(caplog.records) == 7
     path.write_text('{"inconditional": true}')
     assert breakpoint_file.wants_pause(1)

@@ -1,11 +1,14 @@
 """Which recordings of a pair of stores are for training, validation and test, and where their MIDI files are."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from ov_piano.data import maestro, maps
 from ov_piano.data.hdf5 import StorePair
 from ov_piano.errors import InputError
+
+log = logging.getLogger(__name__)
 
 
 def split_indices(pair: StorePair, split: str) -> list[int]:
@@ -14,7 +17,14 @@ def split_indices(pair: StorePair, split: str) -> list[int]:
     :param split: "train", "validation" or "test"
     :raises InputError: the stores hold none
     """
-    splits = maps.standard_split(pair.metadata) if pair.dataset == "MAPS" else [m.split for m in pair.metadata]
+    if pair.dataset == "MAPS":
+        splits = maps.standard_split(pair.metadata)
+        absent = sorted(set(maps.DISKLAVIERS) - {m.instrument for m in pair.metadata})
+        if split == "train" and absent:
+            missing = ", ".join(absent)
+            log.warning("%s: holds nothing of %s: training may include pieces of the test", pair.mel.path, missing)
+    else:
+        splits = [m.split for m in pair.metadata]
     indices = [index for index, its in enumerate(splits) if its == split]
     if not indices:
         raise InputError(f"{pair.mel.path}: holds no {split} recordings (of {len(splits)} in all)")

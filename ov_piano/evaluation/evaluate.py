@@ -1,4 +1,4 @@
-"""Recordings -> tables of note events: the one path for cross-validation, test and users."""
+"""Recordings -> tables of note events, for cross-validation and test."""
 
 import pandas as pd
 import torch

@@ -1,8 +1,6 @@
 """Reference notes for scoring: from the MIDI files, never from quantised rolls."""
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,6 @@ from tqdm import tqdm
 from ov_piano.data.midi import read_notes
 
 SHORTEST_SECS = 0.001  # given to notes of no length, which mir_eval would refuse
-FILES_A_PROCESS = 200  # a file takes 30 ms; a process takes seconds to start, as it imports the script and torch
 
 
 def load_ground_truth(midi_path: Path | str) -> np.ndarray:
@@ -22,11 +19,6 @@ def load_ground_truth(midi_path: Path | str) -> np.ndarray:
     return notes
 
 
-def load_ground_truths(midi_paths: Sequence[Path | str], jobs: int = 1) -> list[np.ndarray]:
-    """`load_ground_truth` of each file, in the order given, by up to `jobs` processes."""
-    progress = {"total": len(midi_paths), "desc": "ground truth", "unit": "file", "disable": None}
-    jobs = min(jobs, len(midi_paths) // FILES_A_PROCESS)
-    if jobs <= 1:
-        return [load_ground_truth(path) for path in tqdm(midi_paths, **progress)]
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        return list(tqdm(pool.map(load_ground_truth, midi_paths, chunksize=8), **progress))
+def load_ground_truths(midi_paths: Sequence[Path | str]) -> list[np.ndarray]:
+    """`load_ground_truth` of each file, in the order given, with a progress bar."""
+    return [load_ground_truth(path) for path in tqdm(midi_paths, desc="ground truth", unit="file", disable=None)]

@@ -25,7 +25,7 @@ class PreprocessConf:
     HDF5_CHUNKLEN_SECONDS: float = option(8.0, "length of the HDF5 chunks in seconds", POSITIVE)
     DEVICE: str = option("cpu", "torch device that computes the log-mels")
     IGNORE_MEL: bool = option(False, "write the piano rolls only; the audio need not be there")
-    WORKERS: int | None = option(None, "processes; null: one a core", POSITIVE)
+    WORKERS: int | None = option(None, "processes; null: one a core, or one with a GPU", POSITIVE)
 
     def __post_init__(self) -> None:
         if self.STFT_WINSIZE < 2:

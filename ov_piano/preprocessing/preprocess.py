@@ -37,60 +37,74 @@ def preprocess(
 ) -> list[Path]:
     """Write the roll and (unless ``ignore_mel``) log-mel stores of ``recordings``, print a summary, return the paths.
 
-    :param workers: processes; None: one a core where it pays.
+    :param workers: processes; None: one a core where it pays, one alone with a GPU.
     :raises InputError: an output exists, another run is making it, or a recording cannot be used; what was done
         is kept.
     """
-    begin = time.monotonic()
     stores = {"roll": settings.roll} | ({} if settings.ignore_mel else {"logmel": settings.mel})
     outputs = {name: Path(output_dir) / str(parameters) for name, parameters in stores.items()}
-    parts = outputs["roll"].with_name(outputs["roll"].name + ".parts")
-    done = parts.with_suffix(".done")
-    if done.exists():
-        found = _put_in_place(done)
-        print(f"an earlier run was complete, its files are put into place: {', '.join(map(str, found))}")
-        if all(path.exists() for path in outputs.values()):
-            return list(outputs.values())
-    for name, path in outputs.items():
-        _refuse_existing(path, stores[name].height)
-
-    jobs = _plan(recordings, settings, parts, workers)
-    with _only_run(parts):
-        for leftover in (*parts.glob("*.tmp"), *parts.glob("*.h5*")):  # parts begun, stores joined
-            leftover.unlink(missing_ok=True)
-        open_jobs = [job for job in jobs if not is_complete(job)]
-        if len(open_jobs) < len(jobs):
-            print(f"continuing: {len(jobs) - len(open_jobs)} of {len(jobs)} recordings are done")
-        open_jobs.sort(key=lambda job: -job.frames)  # so that no process is left with a long one at the end
-        secs = sum(job.frames for job in open_jobs) * settings.roll.frame_secs
-        workers_used = _sensible_workers(workers, len(open_jobs), secs > WORTH_WORKERS_SECS)
-        may_fork = settings.device == "cpu"
-        in_parallel(partial(_named, make_part), open_jobs, workers_used, "recordings", may_fork)
-        reports = {name: _join(jobs, name, parts / path.name, stores[name].height) for name, path in outputs.items()}
-    parts.rename(done)
-    _put_in_place(done)
-
-    for job, report in zip(jobs, reports["roll"], strict=True):
-        if report.cut_notes:
-            log.warning("%s: longer than its audio, %d notes cut", job.recording.midi_path, report.cut_notes)
-    report, hours = sum(reports["roll"], Report()), secs / 3600
-    print(f"{hours:.2f} h of recordings computed in {time.monotonic() - begin:.1f} s (processes: {workers_used})")
+    with _only_run(outputs["roll"]):
+        parts = outputs["roll"].with_name(outputs["roll"].name + ".parts")
+        done = parts.with_suffix(".done")
+        if done.exists():
+            found = _put_in_place(done)
+            print(f"an earlier run was complete, its files are put into place: {', '.join(map(str, found))}")
+            if all(path.exists() for path in outputs.values()):
+                return list(outputs.values())
+        for name, path in outputs.items():
+            _refuse_existing(path, stores[name].height)
+        report = _make(recordings, settings, {name: parts / path.name for name, path in outputs.items()}, workers)
+        parts.rename(done)
+        _put_in_place(done)
     _summarise(report, settings.roll.frame_secs, list(outputs.values()))
     return list(outputs.values())
 
 
 @contextmanager
-def _only_run(parts: Path) -> Iterator[None]:
-    """The folder for the block, of this run alone.
+def _only_run(output: Path) -> Iterator[None]:
+    """A block in which no other run makes ``output``.
 
-    :raises InputError: another run is at work in it.
+    :raises InputError: another run does.
     """
-    parts.mkdir(parents=True, exist_ok=True)
+    if output.parent.exists() and not output.parent.is_dir():
+        raise InputError(f"{output.parent}: not a folder")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    lock = output.with_name(output.name + ".lock")
     try:
-        with FileLock(parts / "lock", timeout=0):
-            yield
+        with FileLock(lock, timeout=0):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
     except Timeout:
-        raise InputError(f"{parts}: another run is at work in it") from None
+        raise InputError(f"{output}: another run is making it") from None
+
+
+def _make(
+    recordings: Sequence[Recording], settings: PartSettings, joined: dict[str, Path], workers: int | None
+) -> Report:
+    """The parts of ``recordings``, and from each part's datasets the files that ``joined`` names."""
+    begin, parts = time.monotonic(), joined["roll"].parent
+    if workers is None and settings.device != "cpu":
+        workers = 1  # several would share the device
+    jobs = _plan(recordings, settings, parts, workers)
+    parts.mkdir(exist_ok=True)
+    for leftover in (*parts.glob("*.tmp"), *parts.glob("*.h5*")):  # parts begun, stores joined
+        leftover.unlink(missing_ok=True)
+    open_jobs = [job for job in jobs if not is_complete(job)]
+    if len(open_jobs) < len(jobs):
+        print(f"continuing: {len(jobs) - len(open_jobs)} of {len(jobs)} recordings are done")
+    open_jobs.sort(key=lambda job: -job.frames)  # so that no process is left with a long one at the end
+    secs = sum(job.frames for job in open_jobs) * settings.roll.frame_secs
+    workers_used = _sensible_workers(workers, len(open_jobs), secs > WORTH_WORKERS_SECS)
+    in_parallel(partial(_named, make_part), open_jobs, workers_used, "recordings", settings.device == "cpu")
+    heights = {"roll": settings.roll.height, "logmel": settings.mel.height}
+    reports = {name: _join(jobs, name, path, heights[name]) for name, path in joined.items()}
+    print(f"{secs / 3600:.2f} h of recordings computed in {time.monotonic() - begin:.1f} s (processes: {workers_used})")
+    for job, report in zip(jobs, reports["roll"], strict=True):
+        if report.cut_notes:
+            log.warning("%s: longer than its audio, %d notes cut", job.recording.midi_path, report.cut_notes)
+    return sum(reports["roll"], Report())
 
 
 def _refuse_existing(path: Path, height: int) -> None:
@@ -128,7 +142,7 @@ def _named(function: Callable, item: Recording | Job) -> Any:
     """``function(item)``; an error that does not name a file will name the recording."""
     try:
         return function(item)
-    except (InputError, OSError):
+    except (InputError, OSError, MemoryError):
         raise
     except Exception as error:
         name = item.name if isinstance(item, Recording) else item.recording.name

@@ -31,6 +31,8 @@ class BreakpointFile:
             for key in KEYS[1:]:
                 if rules.get(key) is not None and type(rules[key]) is not int:
                     raise ValueError(f"{key} must be a whole number or null")
+            if type(rules.get("inconditional", False)) is not bool:
+                raise ValueError("inconditional must be true or false")
             if unknown := set(rules) - set(KEYS):
                 raise ValueError(f"unknown key {min(unknown)!r}")
         except (OSError, ValueError, RecursionError) as error:
@@ -38,7 +40,7 @@ class BreakpointFile:
             return False
         step_gt, step_every = rules.get("step_gt"), rules.get("step_every")
         wanted = (
-            rules.get("inconditional") is True
+            rules.get("inconditional", False)
             or (step_gt is not None and step > step_gt)
             or (bool(step_every) and step % step_every == 0)
         )

@@ -5,6 +5,7 @@ seed and the step (``seed_step``), so a state holds numbers, tensors and text on
 without executing anything.
 """
 
+import logging
 import re
 import zlib
 from dataclasses import dataclass, fields
@@ -22,6 +23,8 @@ from ov_piano.provenance import git_commit
 NAME = "training_state_step={step}.pt"
 NOT_FINITE = "not_finite_after_step={step}.pt"  # for inspection: RESUME=auto passes it over
 KEPT = 2
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -42,7 +45,7 @@ class TrainingState:
         return cls(model=model.state_dict(), optimizer=optimizer.state_dict(), commit=git_commit(), **position)
 
     def save(self, folder: str | Path, name: str = NAME) -> Path:
-        """Write the state into ``folder`` in one piece and delete all but the last two."""
+        """Write the state into ``folder`` in one piece and delete all but the last two that were written."""
         folder = Path(folder)
         path = folder / name.format(step=self.step)
         save_atomically({field.name: getattr(self, field.name) for field in fields(self)}, path)
@@ -81,28 +84,33 @@ class TrainingState:
     def differences(self, conf: str) -> list[str]:
         """Settings that differ in ``conf``, also YAML: ``KEY: old -> new``."""
         old, new = yaml.safe_load(self.conf), yaml.safe_load(conf)
-        return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in new if old.get(key) != new.get(key)]
+        keys = [key for key in new if key != "RESUME" and old.get(key) != new[key]]
+        return [f"{key}: {old.get(key)} -> {new[key]}" for key in keys]
 
 
 def find_state(resume: str | None, folder: str | Path) -> Path | None:
-    """The state that RESUME means: a path, or for ``auto`` the newest in ``folder``.
+    """The state that RESUME means: a path, or for ``auto`` the one written last in ``folder``.
 
     ``auto`` without any state is a start from scratch, so that one command begins a run and
     continues it after whatever ended it.
     """
-    if resume != "auto":
-        return Path(resume) if resume else None
     states = saved_states(folder)
+    if resume is None and states:
+        log.warning(
+            "%s: holds states of an earlier run (RESUME=auto would continue it), this one replaces them", folder
+        )
+    if resume != "auto":
+        return None if resume is None else Path(resume)
     return states[-1] if states else None
 
 
 def saved_states(folder: str | Path) -> list[Path]:
-    """The states in ``folder``, oldest step first."""
-    steps = {}
+    """The states in ``folder`` in the order in which they were written, which need not be that of their steps."""
+    written = []
     for path in Path(folder).glob(NAME.format(step="*")):
         if match := re.search(r"=(\d+)\.pt$", path.name):
-            steps[int(match[1])] = path
-    return [steps[step] for step in sorted(steps)]
+            written.append((path.stat().st_mtime_ns, int(match[1]), path))
+    return [path for _, _, path in sorted(written)]
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:

@@ -44,9 +44,11 @@ def shipped_snapshot() -> Path:
     return found[-1]
 
 
-def load_model(snapshot: str | Path | None = None, device: str = "cpu") -> OnsetVelocityNet:
+def load_model(
+    snapshot: str | Path | None = None, device: str = "cpu", leaky_relu_slope: float = 0.1
+) -> OnsetVelocityNet:
     """The network with the weights of ``snapshot`` (None: the one that ships), in eval mode."""
-    model = OnsetVelocityNet(init=False)
+    model = OnsetVelocityNet(leaky_relu_slope=leaky_relu_slope, init=False)
     return load_snapshot(snapshot or shipped_snapshot(), model).to(select_device(device)).eval()
 
 
@@ -59,6 +61,7 @@ class Transcriber:
     :param device: "cpu", "cuda", "cuda:1" …
     :param chunk_secs, overlap_secs: seconds that the network sees at once, and of them shared with the next chunk
     :param gauss_std, gauss_ksize: see `Decoder`
+    :param leaky_relu_slope: as in the snapshot's training
     :param fast: rearrange the network for speed; False: compute it as it is written down
     :raises InputError: a file or value that cannot be used
     """
@@ -74,11 +77,12 @@ class Transcriber:
         overlap_secs: float = OVERLAP_SECS,
         gauss_std: float = 1,
         gauss_ksize: int = 11,
+        leaky_relu_slope: float = 0.1,
         fast: bool = True,
     ):
         self.snapshot = Path(snapshot or shipped_snapshot())
         self.device = select_device(device)
-        model = load_model(self.snapshot, device)
+        model = load_model(self.snapshot, device, leaky_relu_slope)
         self.infer = optimize_for_inference(model) if fast else model.infer
         self.chunk_size, self.chunk_overlap = chunk_frames(chunk_secs, overlap_secs, FRAME_SECS)
         self.decoder = Decoder(gauss_std, gauss_ksize)

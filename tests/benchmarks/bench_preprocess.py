@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ov_piano.constants import HOP, MEL_FMAX, MEL_FMIN, MELS, ROLL_ROWS, SAMPLE_RATE, WINDOW
 from ov_piano.data.maestro import load_recordings
-from tests.benchmarks.bench_midi import ARCHIVE, extract, plain_roll
+from tests.benchmarks.bench_midi import performances, plain_roll
 from tests.benchmarks.paired import paired
 from tests.conftest import COLUMNS, random_notes, write_midi, write_wave
 from tests.scripts import MEL_NAME, ROLL_NAME, ROOT
@@ -52,7 +52,7 @@ def write_tree(root: Path, recordings: int) -> None:
     """Ten minutes a recording; real performances where they are at hand, without relation to what is heard."""
     rng, rows = np.random.default_rng(0), []
     (root / "2004").mkdir(parents=True, exist_ok=True)
-    midis = extract(root) if ARCHIVE.exists() else []
+    midis = performances(root)
     for index in range(recordings):
         wave, midi = root / "2004" / f"{index}.wav", root / "2004" / f"{index}.midi"
         rows.append(("", "", "train", 2004, f"2004/{midi.name}", f"2004/{wave.name}", 60 * MINUTES))
