@@ -223,7 +223,7 @@ def main(conf: ConfDef) -> None:
         RunLog(conf.OUTPUT_DIR, timestamp(), processes.is_first) as log,
         LearningCurve(conf.OUTPUT_DIR, log.writer) as curve,
     ):
-        log.note(f"{to_yaml(conf)}commit: {git_commit()}\n")
+        log.note(f"{to_yaml(conf)}\ncommit: {git_commit()}\n")
         pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
         chunks = training_chunks(conf, pair)
         cross_validation = build_cross_validation(conf, pair, processes)

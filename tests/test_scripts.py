@@ -67,6 +67,7 @@ def test_training_writes_snapshots_states_and_logs(trained):
     assert [r["step"] for r in records if "xv" in r] == [2, 4]
     (text,) = (trained / "txt_logs").glob("*.log")
     assert "TRAIN_BS: 2" in text.read_text()
+    assert "\ncommit: " in text.read_text()
     assert "step 4: losses" in text.read_text()
     assert (trained / "learning_curve.png").is_file()
     assert "not drawn" not in text.read_text()
