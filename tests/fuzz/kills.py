@@ -110,8 +110,9 @@ def finish(process: multiprocessing.Process, output: Path) -> None:
     if process.exitcode is None:
         process.kill()
         raise BrokenByKillError(f"{output}: still running after {PATIENCE_SECS} s")
-    if process.exitcode != 0:
-        log = output.with_name(f"{output.name}.log").read_text()
+    log = output.with_name(f"{output.name}.log").read_text()
+    was_complete = process.exitcode == 2 and "exists already, is complete" in log.splitlines()[-1]
+    if process.exitcode != 0 and not was_complete:  # killed when nothing was left to do, the next run refuses
         raise BrokenByKillError(f"{output}: status {process.exitcode} after a kill: {log[-2000:]}")
 
 
