@@ -5,7 +5,8 @@
 2. Transcribe every XV_TAKE_ONE_EVERY-th validation recording once, at the lowest threshold,
    and score all pairs of SEARCH_THRESHOLDS and SEARCH_SHIFTS against the MIDI files.
    With a single pair there is nothing to search, and validation is left out.
-3. Transcribe and score the test recordings with the pair of best onset F1.
+3. Transcribe and score the test recordings with the pair of best onset F1; SEARCH_TIE lets the
+   timing of the onsets decide between shifts that F1 hardly tells apart.
 4. Print the tables ONSETS, ONSETS+VELOCITIES and ANALYSIS, and write them, the search, the
    events and the configuration into OUTPUT_DIR/eval/TIMESTAMP.
 5. Draw the search, and the best, worst and median test recording against the truth.
@@ -19,7 +20,18 @@ import pandas as pd
 import torch
 
 from ov_piano.cli import run
-from ov_piano.config import FRACTIONS, NON_NEGATIVE, NOT_EMPTY, ODD, POSITIVE, REQUIRED, one_of, option, to_yaml
+from ov_piano.config import (
+    FRACTION,
+    FRACTIONS,
+    NON_NEGATIVE,
+    NOT_EMPTY,
+    ODD,
+    POSITIVE,
+    REQUIRED,
+    one_of,
+    option,
+    to_yaml,
+)
 from ov_piano.data.chunks import RecordingDataset
 from ov_piano.data.hdf5 import StorePair, open_pair
 from ov_piano.data.splits import midi_paths, split_indices
@@ -39,7 +51,7 @@ from ov_piano.evaluation.report import (
     write_events,
     write_tables,
 )
-from ov_piano.evaluation.search import as_notes, best_row, reaches, score_recordings, search
+from ov_piano.evaluation.search import as_notes, best_row, best_timed_row, reaches, score_recordings, search
 from ov_piano.memory import keep_freed_memory
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
@@ -71,6 +83,9 @@ class ConfDef:
     XV_TAKE_ONE_EVERY: int = option(5, "search on every so many-th validation recording", POSITIVE)
     SEARCH_THRESHOLDS: list[float] = option([0.77], "onset probabilities to try as thresholds", FRACTIONS)
     SEARCH_SHIFTS: list[float] = option([-0.01], "seconds to try adding to detected onsets", NOT_EMPTY)
+    SEARCH_TIE: float = option(
+        0.0, "of the shifts within so much of the best onset F1, take the one that times onsets best", FRACTION
+    )
     DECODER_GAUSS_STD: float = option(1.0, "width in frames of the blur over time", POSITIVE)
     DECODER_GAUSS_KSIZE: int = option(11, "taps of the blur", ODD)
     TOLERANCE_SECS: float = option(0.05, "how far a correct onset may be off, in seconds", POSITIVE)
@@ -148,8 +163,15 @@ def find_threshold_and_shift(conf: ConfDef, pair: StorePair, infer: Infer) -> tu
     recordings = load_split(conf, pair, "validation", conf.XV_TAKE_ONE_EVERY)
     estimates = transcribe(conf, infer, recordings, min(thresholds), "validation")
     found = search(recordings.references, estimates, thresholds, shifts, **tolerances(conf))
-    best = best_row(found)
     print(format_table(f"SEARCH ({len(recordings.names)} validation recordings)", found), flush=True)
+    best = best_row(found)
+    if conf.SEARCH_TIE:
+        unshifted = analyse(
+            recordings.names, recordings.references, estimates, best["threshold"], 0.0, **tolerances(conf)
+        )
+        late_secs = unshifted["offset_secs"].mean()
+        best = best_timed_row(found, late_secs, conf.SEARCH_TIE)
+        print(f"Unshifted onsets are {late_secs * 1000:.1f} ms late: shift {best['shift']:g} s times them best.\n")
     return found, best["threshold"], best["shift"]
 
 

@@ -154,6 +154,19 @@ def test_script_searches_tests_and_writes_what_it_prints(maestro_case, tmp_path)
             assert re.search(printed, done.stdout.split(f"\n{name.upper().replace('_', '+')}\n")[1])
 
 
+def test_script_lets_timing_decide_a_tie(maestro_case, tmp_path, capsys):
+    """With a tie of 1 every shift is as good as the best, so that the best timed of them is taken."""
+    search = {"SEARCH_THRESHOLDS": "[0.3]", "SEARCH_SHIFTS": "[5,-0.01,-5]", "SEARCH_TIE": "1"}
+    settings = maestro_case | search | {"XV_TAKE_ONE_EVERY": "2", "OUTPUT_DIR": str(tmp_path)}
+    script = load_script(SCRIPT)
+    run(script.main, script.ConfDef, [f"{key}={value}" for key, value in settings.items()])
+    printed = capsys.readouterr().out
+    late_ms = float(re.search(r"Unshifted onsets are (\S+) ms late: shift -0.01 s", printed)[1])
+    assert abs(late_ms) < 100  # within twice the tolerance
+    (folder,) = (tmp_path / "eval").iterdir()
+    assert yaml.safe_load((folder / "config.yaml").read_text())["shift"] == -0.01
+
+
 def test_script_on_maps_with_one_threshold_and_shift(toy_maps, tmp_path, capsys):
     """Known by the files' names; tested on the Disklaviers. Nothing to search, so validation is left out."""
     case = write_case(tmp_path, "MAPS", maps.load_recordings(toy_maps))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ov_piano.evaluation.scoring import Scores, score
-from ov_piano.evaluation.search import best_row, score_grid, score_recordings, search
+from ov_piano.evaluation.search import best_row, best_timed_row, score_grid, score_recordings, search
 
 COLUMNS = ["onset_secs", "note", "velocity", "prob"]
 
@@ -82,6 +82,29 @@ def test_the_first_of_equally_good_points_is_chosen():
     )
     assert best_row(found)["threshold"] == 0.6
     assert best_row(found, by="F1_velocities")["threshold"] == 0.8
+
+
+@pytest.mark.parametrize(
+    ("late_secs", "tie", "shift"),
+    [
+        (0.012, 0.001, -0.01),
+        (0.012, 0.0, 0.0),  # the best F1 and nothing else
+        (0.031, 0.001, -0.01),  # -0.03 would be nearer, but costs too much F1
+        (0.031, 0.1, -0.03),
+        (-0.02, 0.001, 0.0),  # 0.01 is as good as the best only at the other threshold
+    ],
+)
+def test_timing_decides_between_shifts_of_nearly_the_same_f1(late_secs, tie, shift):
+    rows = [
+        (0.7, -0.03, 0.94),
+        (0.7, -0.01, 0.9491),
+        (0.7, 0.0, 0.9492),
+        (0.7, 0.01, 0.93),
+        (0.8, 0.01, 0.9491),
+        (0.8, -0.03, 0.9491),
+    ]
+    best = best_timed_row(pd.DataFrame(rows, columns=["threshold", "shift", "F1"]), late_secs, tie)
+    assert best[["threshold", "shift"]].tolist() == [0.7, shift]
 
 
 def test_thresholds_choose_as_the_decoder_does():
