@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ov_piano.model.fast import FastNet, optimize_for_inference
-from ov_piano.model.kernels import sparse_conv
+from ov_piano.model.kernels import native, sparse_conv
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from tests.golden_weights import golden_state
 
@@ -50,6 +50,19 @@ def test_without_a_compiler_the_network_itself_is_used(model, monkeypatch):
         onset_stages, expected_velocities = model(logmel)
     torch.testing.assert_close(onsets, onset_stages[-1])
     torch.testing.assert_close(velocities, expected_velocities)
+
+
+@needs_compiler
+def test_source_that_does_not_compile_is_told_with_the_compilers_words(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = tmp_path / "broken.cpp"
+    source.write_text("#error what is wrong\n")
+    assert native.library(source) is None
+    (record,) = caplog.records
+    assert record.message.startswith("broken.cpp: not compiled (")
+    assert "what is wrong" in record.message
+    assert len(record.message.splitlines()) == 1
+    assert not list(tmp_path.glob("ov_piano/*"))
 
 
 @needs_compiler

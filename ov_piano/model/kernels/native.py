@@ -35,7 +35,7 @@ def library(source: Path) -> ctypes.CDLL | None:
             _compile(compiler, source, path)
         return ctypes.CDLL(str(path))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home folder
-        log.warning("%s: not compiled (%s), PyTorch's operators are used instead", source.name, error)
+        log.warning("%s: not compiled (%s), PyTorch's operators are used instead", source.name, _reason(error))
         return None
 
 
@@ -56,6 +56,14 @@ def _compile(compiler: str, source: Path, path: Path) -> None:
         built = Path(folder) / path.name
         subprocess.run([compiler, *FLAGS, str(source), "-o", str(built)], check=True, capture_output=True, timeout=120)
         built.replace(path)
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no library: the compiler's first error, if it was the compiler that failed."""
+    if not isinstance(error, subprocess.CalledProcessError):
+        return str(error)
+    said = error.stderr.decode(errors="replace").splitlines()
+    return next((line for line in said if "error" in line), f"{error.cmd[0]}: exit status {error.returncode}")
 
 
 def _cache_folder() -> Path:
