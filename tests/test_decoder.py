@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from golden_weights import GOLDEN
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ov_piano.transcription.decoder import COLUMNS, Decoder
+from tests.golden_weights import GOLDEN
 
 
 def maps(*rows):

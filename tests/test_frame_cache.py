@@ -10,7 +10,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from test_chunks import make_pair, spoil
 
 from ov_piano.constants import KEY_ROWS, KEYS
 from ov_piano.data import frame_cache
@@ -18,6 +17,7 @@ from ov_piano.data.chunks import ChunkDataset, ReadError
 from ov_piano.data.frame_cache import HEADER_BYTES, open_frame_cache
 from ov_piano.data.loader import training_loader
 from ov_piano.errors import InputError
+from tests.test_chunks import make_pair, spoil
 
 
 @pytest.fixture

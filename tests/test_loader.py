@@ -8,11 +8,11 @@ import time
 import numpy as np
 import pytest
 import torch
-from test_chunks import make_pair, spoil
 
 from ov_piano.data.chunks import ChunkDataset, ReadError
 from ov_piano.data.loader import training_loader
 from ov_piano.errors import InputError
+from tests.test_chunks import make_pair, spoil
 
 
 @pytest.fixture(scope="module")
@@ -169,12 +169,20 @@ def test_batches_that_cannot_be_are_refused(dataset):
         training_loader(dataset, 82, 0, 0)
 
 
-def test_a_killed_worker_is_one_line(tmp_path):
-    dataset = ChunkDataset(make_pair(tmp_path)[0], range(5), 20, 1)
+def lose_a_worker(dataset, reads_on):
     with training_loader(dataset, 2, workers=1, seed=0) as loader:
         batches = loader.batches(0)
         next(batches)
         for worker in multiprocessing.active_children():
             worker.kill()
-        with pytest.raises(InputError, match="DataLoader worker"):
+        if reads_on:
             list(batches)
+        time.sleep(10)
+
+
+@pytest.mark.parametrize("reads_on", [True, False])
+def test_a_killed_worker_is_one_line(tmp_path, reads_on):
+    """Also if it is noticed while the training computes."""
+    dataset = ChunkDataset(make_pair(tmp_path)[0], range(5), 20, 1)
+    with pytest.raises(InputError, match=r"DataLoader worker.*fewer loader workers need less"):
+        lose_a_worker(dataset, reads_on)

@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from golden_weights import GOLDEN, golden_state
 from torch import nn
 
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from tests.golden_weights import GOLDEN, golden_state
 
 NO_GRADIENT = "velocity_stage.1.7.4.bias"  # but rounding errors: a batch norm follows
 

@@ -6,12 +6,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from golden_weights import golden_state
 from torch import nn
 
 from ov_piano.errors import InputError
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot, save_atomically, save_snapshot
+from tests.golden_weights import golden_state
 
 
 class SmallNet(nn.Sequential):

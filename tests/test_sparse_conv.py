@@ -55,3 +55,22 @@ def test_winograd_along_time_equals_conv1d(t):
     gradients = torch.autograd.grad(y, [x, weight], upstream)
     expected_gradients = torch.autograd.grad(expected, [x, weight], upstream)
     assert max(relative_errors([y, *gradients], [expected, *expected_gradients])) < 2e-5
+
+
+def test_results_are_the_same_to_the_last_bit_whatever_the_threads():
+    torch.manual_seed(0)
+    c_in, c, f, branches = LAYERS["stem"]
+    x, gradient = torch.randn(2, c_in, f, 900), torch.randn(2, c * len(branches), f, 900)
+    weights = [torch.randn(c, c_in, branch.rows, branch.frames) for branch in branches]
+    plan, packed = sparse_conv.forward_plan(c_in, tuple(branches)), sparse_conv.forward_weights(branches, weights)
+    channels = plan.blocks * c
+    epilogue = torch.zeros(channels), None, torch.ones(channels, f, 2), 0.1
+    threads, results = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 2, 2, 5):
+            torch.set_num_threads(number)
+            finished = sparse_conv.convolve_and_finish(x, plan, packed, *epilogue)
+            results.append([*finished, sparse_conv.correlate(x, gradient, plan, c)])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for others in results[1:] for a, b in zip(results[0], others, strict=True))

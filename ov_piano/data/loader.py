@@ -37,7 +37,11 @@ class EpochBatches(Sampler[list[int]]):
 
 
 class TrainingLoader:
-    """Batches of a `ChunkDataset`; see `training_loader`. A context manager that closes the workers."""
+    """Batches of a `ChunkDataset`; see `training_loader`.
+
+    A context manager that closes the workers. If one of them was ended from outside, torch says so wherever
+    this process happens to be, between batches, too: that leaves the block as `InputError`.
+    """
 
     def __init__(self, dataset: ChunkDataset, sampler: EpochBatches, workers: int) -> None:
         self.dataset, self._sampler = dataset, sampler
@@ -60,19 +64,12 @@ class TrainingLoader:
         One iteration at a time: a new call ends the one before.
 
         :raises ReadError: data that cannot be read, with the recording's name.
-        :raises InputError: a worker process was ended from outside.
         """
         self._sampler.epoch, self._sampler.first_batch = epoch, first_batch
-        try:
-            for batch in self._loader:
-                if isinstance(batch, ReadError):
-                    raise batch
-                yield batch
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{reason}: memory or /dev/shm may be short, fewer loader workers need less") from None
+        for batch in self._loader:
+            if isinstance(batch, ReadError):
+                raise batch
+            yield batch
 
     def close(self) -> None:
         """End the workers and close the files; the loader cannot be used any more."""
@@ -82,8 +79,11 @@ class TrainingLoader:
     def __enter__(self) -> "TrainingLoader":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self.close()
+        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{reason}: memory or /dev/shm may be short, fewer loader workers need less") from None
 
 
 def training_loader(

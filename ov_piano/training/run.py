@@ -58,7 +58,8 @@ class TrainingRun:
     def learn(self, chunks: Chunks) -> StepReport:
         """One step on a batch.
 
-        :raises InputError: the loss is not finite; the state before the step is saved then
+        :raises InputError: the loss is not finite; the state is saved for inspection then, its weights as before the
+            step, its batch-norm statistics as after it
         """
         started = time.perf_counter()
         self.model.train()
@@ -109,6 +110,7 @@ class TrainingRun:
         names = sorted({self.names[index] for index in chunks.recordings.tolist()})
         path = self.save_state(NOT_FINITE)
         raise InputError(
-            f"step {self.step + 1}: the loss is not finite (onset {onset_loss:g}, velocity {velocity_loss:g}), a lower "
-            f"LR_MAX may help; state saved in {path}, recordings of the batch: {', '.join(names)}"
+            f"step {self.step + 1}: the loss is not finite (onset {onset_loss:g}, velocity {velocity_loss:g}); a lower "
+            f"LR_MAX may help, and RESUME=auto continues from the last state before; recordings of the batch: "
+            f"{', '.join(names)}; state for inspection: {path}"
         )

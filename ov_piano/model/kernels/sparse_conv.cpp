@@ -6,6 +6,8 @@
 // A *term* is one product of such a convolution: an input channel, a point, a shift in time, and one weight for each
 // of the O channels of its *block*. A block has one sum of terms a point, `begins` says where they start. The forward
 // pass and the gradient of the input are the same sums over different tables of terms.
+//
+// What several tiles add up to is kept apart and added in their order, so that results do not depend on the threads.
 #include "winograd.h"
 
 #include <algorithm>
@@ -166,6 +168,8 @@ static void convolve(const Tensor& x, const Tensor& out, const float* weights, c
     using R = Rows<W>;
     const auto offsets = term_offsets<W>(plan, x);
     const auto tiles = tiles_of<W>(x);
+    constexpr int ROWS = R::OUT * R::GROUPS;  // of a tile
+    std::vector<float> sums(e ? tiles.size() * out.channels * ROWS : 0);
 #pragma omp parallel
     {
         std::vector<float> scratch(scratch_size<W>(x)), lines(plan.blocks * O * R::OUT * WIDTH);
@@ -203,16 +207,20 @@ static void convolve(const Tensor& x, const Tensor& out, const float* weights, c
                     for (int r = 0; r < R::OUT && f + r < x.f; r++) {
                         if (e) {
                             const auto row = e->gates ? finish<true> : finish<false>;
-                            const float sum = row(*e, tile.b, c, out.channels, f + r, x.f, tile.frames, line(c, r),
-                                                  line(e->gates ? c + out.channels : c, r));
-#pragma omp atomic
-                            e->sums[(size_t(tile.b) * out.channels + c) * x.f + f + r] += sum;
+                            sums[(i * out.channels + c) * ROWS + f - tile.f + r] =
+                                row(*e, tile.b, c, out.channels, f + r, x.f, tile.frames, line(c, r),
+                                    line(e->gates ? c + out.channels : c, r));
                         }
                         std::memcpy(out.row(tile.b, c, f + r) + tile.t, line(c, r), tile.frames * 4);
                     }
             }
         }
     }
+    for (size_t i = 0; e && i < tiles.size(); i++)
+        for (int c = 0; c < out.channels; c++)
+            for (int r = 0; r < ROWS && tiles[i].f + r < x.f; r++)
+                e->sums[(size_t(tiles[i].b) * out.channels + c) * x.f + tiles[i].f + r] +=
+                    sums[(i * out.channels + c) * ROWS + r];
 }
 
 // Add to sums (N, O) the products of N terms with O gradients over a tile; *_step is from one group of rows to the next.
@@ -240,33 +248,39 @@ static void weight_gradient(const Tensor& x, const Tensor& gradient, float* out,
     const auto offsets = term_offsets<W>(plan, x);
     const auto tiles = tiles_of<W>(x);
     const auto matrix = [](int p, int n) { return R::to_out(n, p); };
-    constexpr int STEP = R::POINTS * WIDTH;
+    constexpr int STEP = R::POINTS * WIDTH, SHARES = 16;
+    const size_t size = offsets.size() * O;
+    std::vector<float> shares(SHARES * size);
 #pragma omp parallel
     {
-        std::vector<float> scratch(scratch_size<W>(x)), factors(O * R::GROUPS * STEP), sums(offsets.size() * O);
+        std::vector<float> scratch(scratch_size<W>(x)), factors(O * R::GROUPS * STEP);
 #pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < tiles.size(); i++) {
-            const Tile tile = tiles[i];
-            load_tile<W>(x, tile, scratch.data());
-            for (int j = 0; j < plan.blocks; j++) {
-                for (int k = 0; k < O * R::GROUPS; k++)
-                    load_points<R::OUT, R::POINTS>(gradient, j * O + k / R::GROUPS,
-                                                   tile.f + k % R::GROUPS * R::OUT, tile, matrix, &factors[k * STEP], WIDTH);
-                for (int p = 0; p < R::POINTS; p++) {
-                    const auto add = [&](auto kernel, int k) {
-                        kernel(scratch.data(), &offsets[k], R::POINTS * x.channels * x.width(), &factors[p * WIDTH], STEP, R::GROUPS,
-                               tile.frames, &sums[k * O]);
-                    };
-                    int k = plan.begins[j * R::POINTS + p];
-                    const int end = plan.begins[j * R::POINTS + p + 1];
-                    for (; k + 5 <= end; k += 5) add(correlate<O, 5>, k);
-                    for (; k < end; k++) add(correlate<O, 1>, k);
+        for (int share = 0; share < SHARES; share++) {
+            float* sums = &shares[share * size];
+            const size_t begin = tiles.size() * share / SHARES, end = tiles.size() * (share + 1) / SHARES;
+            for (size_t i = begin; i < end; i++) {
+                const Tile tile = tiles[i];
+                load_tile<W>(x, tile, scratch.data());
+                for (int j = 0; j < plan.blocks; j++) {
+                    for (int k = 0; k < O * R::GROUPS; k++)
+                        load_points<R::OUT, R::POINTS>(gradient, j * O + k / R::GROUPS, tile.f + k % R::GROUPS * R::OUT, tile,
+                                                       matrix, &factors[k * STEP], WIDTH);
+                    for (int p = 0; p < R::POINTS; p++) {
+                        const auto add = [&](auto kernel, int k) {
+                            kernel(scratch.data(), &offsets[k], R::POINTS * x.channels * x.width(), &factors[p * WIDTH],
+                                   STEP, R::GROUPS, tile.frames, &sums[k * O]);
+                        };
+                        int k = plan.begins[j * R::POINTS + p];
+                        const int last = plan.begins[j * R::POINTS + p + 1];
+                        for (; k + 5 <= last; k += 5) add(correlate<O, 5>, k);
+                        for (; k < last; k++) add(correlate<O, 1>, k);
+                    }
                 }
             }
         }
-#pragma omp critical
-        for (size_t i = 0; i < sums.size(); i++) out[i] += sums[i];
     }
+    for (int share = 0; share < SHARES; share++)
+        for (size_t i = 0; i < size; i++) out[i] += shares[share * size + i];
 }
 
 #define DISPATCH(function, ...)                                        \
