@@ -126,19 +126,19 @@ def training_chunks(conf: ConfDef, pair: StorePair) -> ChunkDataset:
     length = round(conf.TRAIN_BATCH_SECS / pair.frame_secs)
     if length < 2:
         raise InputError(f"setting TRAIN_BATCH_SECS={conf.TRAIN_BATCH_SECS:g}: expected two frames or more")
-    stride = max(1, round(length / conf.TRAIN_BATCH_SECS))
+    stride = min(length, round(length / conf.TRAIN_BATCH_SECS))  # below a second: one after the other
     cache = open_frame_cache(pair) if conf.FRAME_CACHE else None
     return ChunkDataset(pair, split_indices(pair, "train"), length, stride, cache)
 
 
-def build_model(conf: ConfDef, mels: int, device: torch.device) -> OnsetVelocityNet:
-    """The network with seeded weights, or those of SNAPSHOT_INPATH."""
+def build_model(conf: ConfDef, mels: int, device: torch.device, snapshot: str | None) -> OnsetVelocityNet:
+    """The network with seeded weights, or those of a snapshot."""
     torch.manual_seed(conf.RANDOM_SEED)
     model = OnsetVelocityNet(
         mels, batch_norm=conf.BATCH_NORM, leaky_relu_slope=conf.LEAKY_RELU_SLOPE, dropout=conf.DROPOUT
     )
-    if conf.SNAPSHOT_INPATH is not None:
-        load_snapshot(conf.SNAPSHOT_INPATH, model)
+    if snapshot is not None:
+        load_snapshot(snapshot, model)
     if not conf.TRAINABLE_ONSETS:
         model.freeze_onsets()
     return model.to(device)
@@ -146,7 +146,10 @@ def build_model(conf: ConfDef, mels: int, device: torch.device) -> OnsetVelocity
 
 def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingRun:
     """The training at its first step, or where RESUME says."""
-    model = processes.synchronise_norms(build_model(conf, pair.mel.height, processes.device))
+    states_folder = Path(conf.OUTPUT_DIR) / "training_states"
+    state = find_state(conf.RESUME, states_folder)
+    snapshot = None if state else conf.SNAPSHOT_INPATH  # which may be gone by the time that a run is continued
+    model = processes.synchronise_norms(build_model(conf, pair.mel.height, processes.device, snapshot))
     fast = conf.FAST and processes.world == 1  # its batch norms know of one process only
     schedule = CyclicDecay(conf.LR_MAX, conf.LR_MIN, conf.LR_PERIOD, conf.LR_DECAY, conf.LR_SLOWDOWN)
     training_step = TrainingStep(
@@ -167,10 +170,10 @@ def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingR
         names=[metadata.basename for metadata in pair.metadata],
         augment=RandomResponse(conf.AUGMENT_RESPONSE_DB),
         wants_pause=BreakpointFile("breakpoint.json", processes.world == 1 and has_terminal).wants_pause,
-        states_folder=Path(conf.OUTPUT_DIR) / "training_states",
+        states_folder=states_folder,
         conf_yaml=to_yaml(conf),
     )
-    if state := find_state(conf.RESUME, training.states_folder):
+    if state:
         training.resume(state)
     return training
 
@@ -228,6 +231,8 @@ def main(conf: ConfDef) -> None:
         chunks = training_chunks(conf, pair)
         cross_validation = build_cross_validation(conf, pair, processes)
         training = build_run(conf, pair, processes)
+        if conf.FAST and processes.world > 1:
+            log.info("several processes: the network is computed as it is written down, as with FAST=false")
 
         def validate() -> None:
             started = time.perf_counter()

@@ -96,6 +96,8 @@ def _read_value(field: dataclasses.Field, text: str) -> Any:
     is_text = field.type in (str, str | None)
     try:
         value = text if is_text and text != "null" else yaml.safe_load(text)
+        if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
+            raise ValueError("nested")
         probe = OmegaConf.structured(dataclasses.make_dataclass("Setting", [("value", field.type | None, None)]))
         OmegaConf.update(probe, "value", value)  # which reads 1 as 1.0 where a float is declared
     except (OmegaConfBaseException, yaml.YAMLError, ValueError):

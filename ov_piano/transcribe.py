@@ -51,12 +51,17 @@ class ConfDef:
     )
     PLOT: bool = option(False, "also draw the spectrogram and the notes")
     OVERWRITE: bool = option(False, "replace results that exist already")
+    SKIP_EXISTING: bool = option(False, "leave out recordings whose results are complete, to go on where a run ended")
     DEVICE: str = option(DEFAULT_DEVICE, "where the network runs: cpu, cuda, cuda:1 …")
     INFERENCE_CHUNK_SIZE: float = option(CHUNK_SECS, "seconds that the network sees at once", POSITIVE)
     INFERENCE_CHUNK_OVERLAP: float = option(OVERLAP_SECS, "seconds that neighbouring chunks share", NON_NEGATIVE)
     DECODER_GAUSS_STD: float = option(1.0, "standard deviation of the decoder's blur in frames", POSITIVE)
     DECODER_GAUSS_KSIZE: int = option(11, "taps of the decoder's blur", ODD)
     LEAKY_RELU_SLOPE: float = option(0.1, "slope of the leaky ReLUs below zero, as in training", NON_NEGATIVE)
+
+    def __post_init__(self) -> None:
+        if self.OVERWRITE and self.SKIP_EXISTING:
+            raise InputError("setting SKIP_EXISTING=true: expected OVERWRITE=false")
 
 
 def find_recordings(audio: str) -> list[tuple[Path, Path]]:
@@ -94,7 +99,7 @@ def _is_audio(path: Path) -> bool:
 def plan_outputs(recordings: list[tuple[Path, Path]], conf: ConfDef) -> dict[Path, Path]:
     """The MIDI file to write for each recording.
 
-    :raises InputError: two recordings with one output, an output that exists or would replace its recording
+    :raises InputError: two recordings with one output, an output that exists
     """
     out = Path(conf.OUT)
     if out.suffix.lower() in MIDI_SUFFIXES and not out.is_dir():
@@ -108,10 +113,15 @@ def plan_outputs(recordings: list[tuple[Path, Path]], conf: ConfDef) -> dict[Pat
         if midi in owners:
             raise InputError(f"{owners[midi]} and {audio} would both be written to {midi}: give them different OUT")
         owners[midi] = audio
+    if conf.SKIP_EXISTING:
+        return {audio: midi for audio, midi in outputs.items() if not all(map(Path.exists, _files(midi, conf)))}
     existing = [file for midi in owners for file in _files(midi, conf) if file.exists()]
     if existing and not conf.OVERWRITE:
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise InputError(f"{existing[0]}{more}: exists already; OVERWRITE=true replaces it, OUT=… writes elsewhere")
+        raise InputError(
+            f"{existing[0]}{more}: exists already; OVERWRITE=true replaces it, SKIP_EXISTING=true goes on with the "
+            "other recordings, OUT=… writes elsewhere"
+        )
     return outputs
 
 
@@ -145,7 +155,12 @@ def transcribe(transcriber: Transcriber, audio: Path, midi: Path, conf: ConfDef)
 
 def main(conf: ConfDef) -> None:
     """Transcribe every recording and say how fast it went."""
-    outputs = plan_outputs(find_recordings(conf.AUDIO), conf)
+    recordings = find_recordings(conf.AUDIO)
+    outputs = plan_outputs(recordings, conf)
+    if skipped := len(recordings) - len(outputs):
+        print(f"transcribed before, left out: {skipped} of {len(recordings)} recordings", flush=True)
+    if not outputs:
+        return
     seconds = {audio: audio_info(audio).seconds for audio in outputs}  # bad files are named before the work begins
     transcriber = Transcriber(
         conf.SNAPSHOT_INPATH,

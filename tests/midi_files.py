@@ -10,7 +10,7 @@ GOLDEN_MIDI = sorted((GOLDEN / "midi").glob("*.mid"))
 GOLDEN_ROLLS = np.load(GOLDEN / "rolls.npz")
 
 
-def write_midi(path: Path, tracks, midi_format: int | None = None, ticks_per_beat: int = 480) -> Path:
+def write_tracks(path: Path, tracks, midi_format: int | None = None, ticks_per_beat: int = 480) -> Path:
     """Write lists of mido messages as the tracks of a file; format 0 for one track, 1 for more unless given."""
     file = mido.MidiFile(type=min(len(tracks) - 1, 1) if midi_format is None else midi_format)
     file.ticks_per_beat = ticks_per_beat

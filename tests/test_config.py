@@ -61,6 +61,8 @@ def test_values(arg, expected):
         (["LEVELS=0.5"], r"setting LEVELS=0.5: expected list\[float\]"),
         (["LEVELS=[a]"], r"setting LEVELS=\[a\]: expected list\[float\]"),
         (["LEVELS=[0.5"], "setting LEVELS="),
+        (["LEVELS=[[0.5]]"], r"setting LEVELS=\[\[0.5\]\]: expected list\[float\]"),
+        (["LEVELS=[0.5, {a: 1}]"], r": expected list\[float\]"),
         (["COUNT=${PATH}"], "expected int"),
         (["COUNT=3\n4"], "setting COUNT=3 4: expected int"),
         (["PATH=caf\udce9"], "expected text in UTF-8"),

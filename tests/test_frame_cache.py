@@ -103,6 +103,12 @@ def test_without_room_on_the_disk_training_goes_on(stores, monkeypatch, caplog):
     assert not stores.mel.path.with_suffix(".frames").exists()
 
 
+def test_a_copy_that_cannot_be_opened_is_done_without(stores, caplog):
+    stores.mel.path.with_suffix(".frames").mkdir()
+    assert open_frame_cache(stores) is None
+    assert "training reads the HDF5 files directly: " in caplog.text
+
+
 def test_rolls_that_are_no_velocities_are_refused(stores):
     with h5py.File(stores.roll.path, "r+") as file:
         file["data"][60, 5] = 64.5

@@ -4,7 +4,7 @@ import pytest
 
 from ov_piano.errors import InputError
 from ov_piano.evaluation.ground_truth import load_ground_truth, load_ground_truths
-from tests.midi_files import GOLDEN_MIDI, GOLDEN_ROLLS, sorted_rows, write_midi
+from tests.midi_files import GOLDEN_MIDI, GOLDEN_ROLLS, sorted_rows, write_tracks
 
 
 @pytest.mark.parametrize("path", GOLDEN_MIDI, ids=lambda path: path.stem)
@@ -20,7 +20,7 @@ def test_notes_of_no_length_get_a_millisecond(tmp_path):
         mido.Message("note_on", note=62, velocity=70, time=1000),
         mido.Message("note_off", note=62, velocity=9, time=1000),
     ]
-    path = write_midi(tmp_path / "a.mid", [messages], ticks_per_beat=1000)
+    path = write_tracks(tmp_path / "a.mid", [messages], ticks_per_beat=1000)
     np.testing.assert_allclose(load_ground_truth(path), [[0.5, 0.501, 60, 50], [1.0, 1.5, 62, 70]], rtol=0, atol=1e-9)
 
 

@@ -96,6 +96,13 @@ def test_filters(toy_maps):
     ]
 
 
+def test_absent_folders_are_named(toy_maps, caplog):
+    load_recordings(toy_maps, ["AkPnBcht", "ENSTDkAm", "AkPnCGdD"], ["MUS", "RAND"])
+    assert "no folder AkPnCGdD: their" in caplog.text
+    load_recordings(toy_maps, ["ENSTDkAm"], ["MUS", "RAND"])  # the others have RAND
+    assert "no folder */RAND: their" in caplog.text
+
+
 def test_repeated_pieces(toy_maps):
     def pieces(**choice):
         recordings = load_recordings(toy_maps, categories=["MUS"], **choice)

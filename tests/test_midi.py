@@ -12,7 +12,7 @@ from ov_piano.data.midi import read_messages, read_notes
 from ov_piano.data.pianoroll import piano_roll
 from ov_piano.data.smf import parse_midi
 from ov_piano.errors import InputError
-from tests.midi_files import GOLDEN_MIDI, GOLDEN_ROLLS, sorted_rows, write_midi
+from tests.midi_files import GOLDEN_MIDI, GOLDEN_ROLLS, sorted_rows, write_tracks
 
 
 def note_on(note, velocity, time=0, channel=0):
@@ -75,14 +75,14 @@ def test_golden(path, extend_sustain):
 
 def test_notes_come_by_onset_then_note(tmp_path):
     messages = [note_on(64, 1), note_on(60, 2), note_off(64, 480), note_off(60, 480), note_on(62, 3, 480), end(960)]
-    notes = read_notes(write_midi(tmp_path / "a.mid", [messages])).notes
+    notes = read_notes(write_tracks(tmp_path / "a.mid", [messages])).notes
     np.testing.assert_allclose(notes, [[0, 1, 60, 2], [0, 0.5, 64, 1], [1.5, 2.5, 62, 3]], rtol=0, atol=1e-12)
 
 
 def test_tempo_changes_of_one_track_time_the_notes_of_another(tmp_path):
     tempos = [tempo(1_000_000, 480), tempo(250_000, 480), end(0)]
     notes = [note_on(60, 90, 240), note_off(60, 480), note_on(62, 80, 480), note_off(62, 480), end(480)]
-    midi_notes = read_notes(write_midi(tmp_path / "a.mid", [tempos, notes]))
+    midi_notes = read_notes(write_tracks(tmp_path / "a.mid", [tempos, notes]))
     # ticks 240, 720, 1200, 1680, 2160; 480 ticks last 0.5 s, then 1 s, then 0.25 s
     np.testing.assert_allclose(midi_notes.notes, [[0.25, 1, 60, 90], [1.625, 1.875, 62, 80]], rtol=0, atol=1e-12)
     assert midi_notes.last_secs == pytest.approx(2.125, abs=1e-12)
@@ -90,7 +90,7 @@ def test_tempo_changes_of_one_track_time_the_notes_of_another(tmp_path):
 
 def test_both_kinds_of_note_off(tmp_path):
     messages = [note_on(60, 90), note_on(62, 80), note_on(60, 0, 480), note_off(62, 0, velocity=127)]
-    notes = read_notes(write_midi(tmp_path / "a.mid", [messages])).notes
+    notes = read_notes(write_tracks(tmp_path / "a.mid", [messages])).notes
     np.testing.assert_array_equal(notes, [[0, 0.5, 60, 90], [0, 0.5, 62, 80]])
 
 
@@ -109,14 +109,14 @@ def test_channels_play_one_keyboard_and_other_messages_play_nothing(tmp_path):
         note_off(60, 480, channel=0),
         note_off(62, channel=15),
     ]
-    midi_notes = read_notes(write_midi(tmp_path / "a.mid", [messages]))
+    midi_notes = read_notes(write_tracks(tmp_path / "a.mid", [messages]))
     np.testing.assert_array_equal(midi_notes.notes, [[0.5, 1.5, 60, 90], [1, 1.5, 62, 80]])
     assert (midi_notes.restruck, midi_notes.unmatched) == (0, 0)
 
 
 def test_pedal_changes(tmp_path):
     messages = [control(SUSTAIN, 3), control(SOFT, 5, 480), control(SUSTAIN, 90, 480), control(SOSTENUTO, 1)]
-    pedals = read_notes(write_midi(tmp_path / "a.mid", [messages])).pedals
+    pedals = read_notes(write_tracks(tmp_path / "a.mid", [messages])).pedals
     np.testing.assert_array_equal(pedals[SUSTAIN], [[0, 3], [1, 90]])
     np.testing.assert_array_equal(pedals[SOFT], [[0.5, 5]])
     np.testing.assert_array_equal(pedals[SOSTENUTO], [[1, 1]])
@@ -125,7 +125,7 @@ def test_pedal_changes(tmp_path):
 def test_tracks_of_format_2_follow_one_another(tmp_path):
     first = [tempo(1_000_000), note_on(60, 90, 480), note_off(60, 480), end(480)]
     second = [note_on(62, 80), note_off(62, 480)]
-    midi_notes = read_notes(write_midi(tmp_path / "a.mid", [first, second], midi_format=2))
+    midi_notes = read_notes(write_tracks(tmp_path / "a.mid", [first, second], midi_format=2))
     np.testing.assert_allclose(midi_notes.notes, [[1, 2, 60, 90], [3, 3.5, 62, 80]], rtol=0, atol=1e-12)
     assert midi_notes.last_secs == 3.5
 
@@ -138,11 +138,11 @@ def test_smpte_time_ignores_tempo(tmp_path):
 
 
 def test_file_without_notes_is_an_empty_table(tmp_path):
-    midi_notes = read_notes(write_midi(tmp_path / "a.mid", [[tempo(500_000), end(4800)]]))
+    midi_notes = read_notes(write_tracks(tmp_path / "a.mid", [[tempo(500_000), end(4800)]]))
     assert midi_notes.notes.shape == (0, 4)
     assert midi_notes.last_secs == 5
     assert piano_roll(midi_notes)[0].sum() == 0
-    assert len(read_messages(write_midi(tmp_path / "b.mid", [[]])).secs) == 0
+    assert len(read_messages(write_tracks(tmp_path / "b.mid", [[]])).secs) == 0
 
 
 def test_chunks_of_other_kinds_are_skipped(tmp_path):
@@ -245,7 +245,7 @@ messages_of_any_kind = st.one_of(
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(messages_of_any_kind, max_size=25), min_size=1, max_size=3), st.sampled_from([1, 384, 0x7FFF]))
 def test_any_messages(tmp_path_factory, tracks, ticks_per_beat):
-    path = write_midi(tmp_path_factory.getbasetemp() / "any.mid", tracks, ticks_per_beat=ticks_per_beat)
+    path = write_tracks(tmp_path_factory.getbasetemp() / "any.mid", tracks, ticks_per_beat=ticks_per_beat)
     assert len(parse_midi(path.read_bytes()).tracks) == len(tracks)  # written by mido, so well-formed
     rows, last_secs = iterate_with_mido(path)
     if last_secs > 600:  # rolls of hours are slow to make

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from ov_piano.cli import run
+from ov_piano.data.hdf5 import open_pair
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
 from ov_piano.training.state import TrainingState, saved_states
@@ -110,7 +111,7 @@ def test_a_finished_run_is_not_validated_again(toy_maestro, stores, trained, tmp
     again = shutil.copytree(trained, tmp_path / "again")
     before = sorted(again.glob("model_snapshots/*"))
     args = (*maestro_args(toy_maestro, stores, again), *TINY, "MAX_STEPS=4", "RESUME=auto")
-    succeed("1_train_onsets_velocities.py", *args)
+    succeed("1_train_onsets_velocities.py", *args, "SNAPSHOT_INPATH=gone.torch")  # only needed to begin
     assert sorted(again.glob("model_snapshots/*")) == before
 
 
@@ -178,6 +179,15 @@ def test_bad_settings_of_training_are_one_line(toy_maestro, stores, tmp_path, ar
     assert expected in fail("1_train_onsets_velocities.py", *args, arg)
 
 
+@pytest.mark.parametrize("secs", [0.25, 0.5, 2.0])
+def test_chunks_of_any_length_reach_every_frame(stores, secs):
+    script = load_script("1_train_onsets_velocities.py")
+    pair = open_pair(stores / MEL_NAME, stores / ROLL_NAME)
+    chunks = script.training_chunks(script.ConfDef(TRAIN_BATCH_SECS=secs, FRAME_CACHE=False), pair)
+    steps = np.diff(chunks.begins[chunks.recordings == chunks.recordings[0]])
+    assert set(steps) == {min(chunks.length, round(1 / pair.frame_secs))}
+
+
 def test_a_nonfinite_loss_stops_with_the_recordings_named(toy_maestro, stores, tmp_path):
     model = OnsetVelocityNet()
     with torch.no_grad():
@@ -187,6 +197,7 @@ def test_a_nonfinite_loss_stops_with_the_recordings_named(toy_maestro, stores, t
     args = (*maestro_args(toy_maestro, stores, tmp_path), *TINY, f"SNAPSHOT_INPATH={tmp_path / 'huge.torch'}")
     line = fail("1_train_onsets_velocities.py", *args)
     assert "step 1: the loss is not finite" in line
+    assert "RESUME=auto continues from the last state before" in line
     assert "MIDI-Unprocessed_train_" in line
     (saved,) = (tmp_path / "training_states").iterdir()
     assert saved.name == "not_finite_after_step=0.pt"

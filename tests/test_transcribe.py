@@ -275,6 +275,15 @@ def test_plan_outputs(tmp_path):
         plan_outputs(two, conf)
     conf.OVERWRITE = True
     assert len(plan_outputs(two, conf)) == 2
+    conf.OVERWRITE, conf.SKIP_EXISTING = False, True
+    assert len(plan_outputs(two, conf)) == 2  # a.csv without a.mid is incomplete
+    (tmp_path / "a.mid").touch()
+    assert list(plan_outputs(two, conf)) == [two[1][0]]
+    conf.PLOT = True
+    assert len(plan_outputs(two, conf)) == 2
+    with pytest.raises(InputError, match="SKIP_EXISTING=true: expected OVERWRITE=false"):
+        ConfDef(AUDIO="", OVERWRITE=True, SKIP_EXISTING=True)
+    conf.OVERWRITE, conf.SKIP_EXISTING, conf.PLOT = True, False, False
     conf.OUT = str(tmp_path / "song.MID")
     assert plan_outputs(two[:1], conf) == {Path("x/a.wav"): tmp_path / "song.MID"}
     with pytest.raises(InputError, match="expected a folder for 2 recordings"):
@@ -306,6 +315,12 @@ def test_command(tmp_path, snapshot, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     message = refused(capsys, "AUDIO=other.mp3", *settings)
     assert "other.mid and 2 more: exists already" in message
+    (tmp_path / "out" / "other.mid").unlink()
+    run(main, ConfDef, ["AUDIO=.", *settings, "SKIP_EXISTING=true"])
+    assert "left out: 1 of 2 recordings" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    run(main, ConfDef, ["AUDIO=.", *settings, "SKIP_EXISTING=true"])
+    assert "left out: 2 of 2 recordings" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -352,5 +367,9 @@ def test_package_offers_what_a_notebook_needs_and_stays_cheap_to_import(snapshot
     ov_piano.write_midi(events, tmp_path / "two.mid")
     assert len(read_notes(tmp_path / "two.mid").notes) == len(events) > 0
     assert not ov_piano.load_model(snapshot).training
+    with pytest.raises(InputError, match="threshold 7: expected a number from 0 to 1"):
+        ov_piano.Transcriber(snapshot, threshold=7)
+    with pytest.raises(InputError, match="gauss_ksize 10: expected"):
+        ov_piano.Transcriber(snapshot, gauss_ksize=10)
     with pytest.raises(AttributeError, match="no_such"):
         _ = ov_piano.no_such

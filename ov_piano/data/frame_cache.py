@@ -110,9 +110,9 @@ def open_frame_cache(pair: StorePair) -> FrameCache | None:
     :raises InputError: the stores cannot be copied faithfully.
     """
     cache = FrameCache(pair.mel.path.with_suffix(".frames"), pair)
-    if cache.is_made_from(pair):
-        return cache
     try:
+        if cache.is_made_from(pair):
+            return cache
         with _locked(cache.path.parent):
             if not cache.is_made_from(pair):  # not by another process either, while this one waited
                 _make(cache, pair)

@@ -119,6 +119,7 @@ def load_recordings(
             f"{', '.join(instruments)} and the categories {', '.join(categories)}"
         )
     absent = [instrument for instrument in instruments if not (root / instrument).is_dir()]
+    absent += [f"*/{name}" for name in categories if not any((root / i / name).is_dir() for i in instruments)]
     if absent:
         log.warning("%s: no folder %s: their recordings are left out", root, ", ".join(absent))
     return recordings

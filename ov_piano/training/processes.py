@@ -1,7 +1,8 @@
 """One training in several processes, started by ``torchrun``: a GPU each, or parts of a CPU.
 
 Every process computes its share of each batch; gradients, batch-norm statistics and reported
-losses are those of the whole batch, so that the number of processes does not change the result.
+losses are those of the whole batch, so that the number of processes changes nothing but what is random: each draws
+dropout and augmentation for its own share.
 """
 
 import os

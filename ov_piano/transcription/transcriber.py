@@ -80,6 +80,10 @@ class Transcriber:
         leaky_relu_slope: float = 0.1,
         fast: bool = True,
     ):
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise InputError(f"threshold {threshold}: expected a number from 0 to 1")
+        if gauss_std <= 0 or gauss_ksize < 1 or gauss_ksize % 2 == 0:
+            raise InputError(f"gauss_std {gauss_std}, gauss_ksize {gauss_ksize}: expected above 0, and odd")
         self.snapshot = Path(snapshot or shipped_snapshot())
         self.device = select_device(device)
         model = load_model(self.snapshot, device, leaky_relu_slope)

@@ -24,7 +24,7 @@ from ov_piano.constants import HOP, MEL_FMAX, MEL_FMIN, MELS, ROLL_ROWS, SAMPLE_
 from ov_piano.data.maestro import load_recordings
 from tests.benchmarks.bench_midi import performances, plain_roll
 from tests.benchmarks.paired import paired
-from tests.conftest import COLUMNS, random_notes, write_midi, write_wave
+from tests.conftest import COLUMNS, random_notes, write_wave
 from tests.scripts import MEL_NAME, ROLL_NAME, ROOT
 
 RECORDINGS, MINUTES = 6, 10
@@ -49,7 +49,7 @@ def benchmarks() -> dict[str, dict]:
 
 
 def write_tree(root: Path, recordings: int) -> None:
-    """Ten minutes a recording; real performances where they are at hand, without relation to what is heard."""
+    """Ten minutes a recording; MIDI files without relation to what is heard."""
     rng, rows = np.random.default_rng(0), []
     (root / "2004").mkdir(parents=True, exist_ok=True)
     midis = performances(root)
@@ -62,10 +62,7 @@ def write_tree(root: Path, recordings: int) -> None:
         minute, rate = sf.read(wave, dtype="int16")
         gains = rng.uniform(0.2, 1, 60 * MINUTES // LOUD_SECS)
         sf.write(wave, np.concatenate([(gain * minute).astype(np.int16) for gain in gains]), rate)
-        if midis:
-            shutil.copy(midis[index], midi)
-        else:
-            write_midi(midi, random_notes(rng, 60 * MINUTES))
+        shutil.copy(midis[index], midi)
     with open(root / "maestro-v3.0.0.csv", "w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
 

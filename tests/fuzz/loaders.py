@@ -52,14 +52,14 @@ def make_loaders(folder: Path) -> dict[str, Loader]:
     """All loaders; ``folder`` holds the files that they read."""
     return {
         "MIDI": _midi(folder / "midi"),
-        "wave header": _wave(folder / "wave"),
-        "MAESTRO CSV": _csv(folder / "csv"),
-        "HDF5 name": _names(),
-        "MAPS name": _maps_names(),
+        "wave_header": _wave(folder / "wave"),
+        "MAESTRO_CSV": _csv(folder / "csv"),
+        "HDF5_name": _names(),
+        "MAPS_name": _maps_names(),
         "configuration": _configuration(),
-        "HDF5 store": _store(folder / "store"),
+        "HDF5_store": _store(folder / "store"),
         "snapshot": _snapshot(folder / "snapshot"),
-        "operating point": _operating_point(folder / "point"),
+        "operating_point": _operating_point(folder / "point"),
         "breakpoint.json": _breakpoint(folder / "breakpoint"),
     }
 
