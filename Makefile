@@ -29,7 +29,7 @@ bench: $(BIN)/installed
 	$(BIN)/python -m tests.benchmarks
 
 fuzz: $(BIN)/installed
-	$(BIN)/python -m tests.fuzz $(filter SEED=% INPUTS=% SECONDS=% KILLS=% ONLY=% OUTPUT_DIR=%,$(MAKEOVERRIDES))
+	$(BIN)/python -m tests.fuzz $(filter SEED=% PROPERTIES=% INPUTS=% SECONDS=% KILLS=% ONLY=% OUTPUT_DIR=%,$(MAKEOVERRIDES))
 
 $(BIN)/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

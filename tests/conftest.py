@@ -1,4 +1,4 @@
-"""Toy datasets in the published layouts, shared by all tests (do not write into them: copy first)."""
+"""The same random numbers in each run; toy datasets in the published layouts (do not write into them: copy first)."""
 
 import csv
 from pathlib import Path
@@ -7,6 +7,8 @@ import mido
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
+from hypothesis import HealthCheck, settings
 
 TICKS_PER_SEC = 1000  # 500 ticks a beat at the default 120 beats a minute
 COLUMNS = ["canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename", "duration"]
@@ -24,6 +26,17 @@ TOY_MAPS = (
     "AkPnBcht/RAND/P2/M36-95/I60-68/MAPS_RAND_P2_M36-95_I60-68_S0_n1_AkPnBcht",
     "AkPnBcht/UCHO/I60-68/C0-4-7/MAPS_UCHO_C0-4-7_I60-68_S1_n2_AkPnBcht",
 )
+
+UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "database": None}
+settings.register_profile("tests", derandomize=True, **UNTIMED)
+settings.register_profile("fuzz", max_examples=2000, **UNTIMED)
+settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """A test draws the same numbers, whichever ran before."""
+    torch.manual_seed(0)
 
 
 def random_notes(rng: np.random.Generator, seconds: float) -> list[tuple[float, float, int, int]]:

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ov_piano.constants import KEYS, LOWEST_NOTE, ROLL_ROWS
@@ -73,7 +73,6 @@ def test_bounds_by_hand():
     assert [part.tolist() for part in chunk_bounds(100, 103, 4, 2)] == [[98, 100], [102, 104], [-2, 1]]
 
 
-@settings(max_examples=40, deadline=None)
 @example(length=199, share=1)
 @example(length=208, share=0.2)
 @given(length=st.integers(1, 250), share=st.floats(0.01, 1))

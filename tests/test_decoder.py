@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ov_piano.transcription.decoder import COLUMNS, Decoder
@@ -73,7 +73,6 @@ def test_every_frame_of_a_tie_is_an_event():
     after=st.integers(5, 30),
     level=st.sampled_from([0.125, 0.7, 1]),
 )
-@settings(max_examples=50, deadline=None)
 def test_plateaus_decode_alike_in_both_directions(width, before, after, level):
     row = [0.0] * before + [level] * width + [0.0] * after
     frames = Decoder()(maps(row), maps(row), 0.05).t_idx.to_numpy()
@@ -101,7 +100,6 @@ def test_no_event_keeps_columns_and_types():
 
 
 @given(seed=st.integers(0, 10**6), threshold=st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
 def test_filtering_equals_decoding_at_each_threshold(seed, threshold):
     draw = torch.Generator().manual_seed(seed)
     probs, velocities = torch.rand(2, 1, 5, 40, generator=draw).round(decimals=1)

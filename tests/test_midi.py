@@ -4,7 +4,7 @@ import struct
 import mido
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ov_piano.data.keyboard import SOFT, SOSTENUTO, SUSTAIN
@@ -242,7 +242,6 @@ messages_of_any_kind = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(messages_of_any_kind, max_size=25), min_size=1, max_size=3), st.sampled_from([1, 384, 0x7FFF]))
 def test_any_messages(tmp_path_factory, tracks, ticks_per_beat):
     path = write_tracks(tmp_path_factory.getbasetemp() / "any.mid", tracks, ticks_per_beat=ticks_per_beat)
@@ -268,7 +267,6 @@ def test_any_messages(tmp_path_factory, tracks, ticks_per_beat):
     assert np.count_nonzero(roll[:128]) + collisions == len(strikes)
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_mutated_files_are_read_like_mido_or_refused(tmp_path_factory, data):
     content = bytearray(data.draw(st.sampled_from(GOLDEN_MIDI)).read_bytes())

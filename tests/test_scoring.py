@@ -7,7 +7,7 @@ from pathlib import Path
 import mir_eval
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ov_piano.constants import FRAME_SECS, LOWEST_NOTE
@@ -115,7 +115,6 @@ def notes(max_size: int) -> st.SearchStrategy:
     return st.lists(st.tuples(onset, st.integers(60, 61), st.integers(0, 127)), max_size=max_size)
 
 
-@settings(max_examples=400, deadline=None)
 @given(notes(20), notes(20))
 def test_equals_mir_eval(reference, estimate):
     reference = reference_of(*[(max(0, onset), *rest) for onset, *rest in reference]).reshape(-1, 4)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ov_piano.evaluation.scoring import Scores, score
@@ -37,7 +37,6 @@ def random_recording(seed: int, size: int) -> tuple[np.ndarray, pd.DataFrame]:
     return np.column_stack([onsets, onsets + 1, notes, velocities]), events.sort_values(["note", "onset_secs"])
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(0, 80),

@@ -1,14 +1,16 @@
-"""`make fuzz`: spoilt inputs for every loader, then kills of the scripts 0a and 1.
+"""`make fuzz`: new examples for the tests' properties, spoilt inputs for every loader, kills of the scripts 0a and 1.
 
-1. Give each loader its share of INPUTS mutated inputs. Whatever is neither used nor refused by one
+1. Search for counterexamples to the properties that the tests check on a few examples.
+2. Give each loader its share of INPUTS mutated inputs. Whatever is neither used nor refused by one
    clear line is written to OUTPUT_DIR with its traceback.
-2. Kill the scripts 0a and 1 KILLS times at random moments, then once before each change that they make
+3. Kill the scripts 0a and 1 KILLS times at random moments, then once before each change that they make
    to their output folder, and compare the end with that of a run left alone.
 
 The same SEED gives the same inputs. Ends with status 1 if something was found.
 """
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +32,8 @@ from tests.fuzz.loaders import make_loaders
 class ConfDef:
     """Settings, each overridden by KEY=value."""
 
-    SEED: int = option(0, "makes the inputs and the moments of the kills repeatable", NON_NEGATIVE)
+    SEED: int = option(0, "makes examples, inputs and the moments of the kills repeatable", NON_NEGATIVE)
+    PROPERTIES: bool = option(True, "search for counterexamples to the tests' properties")
     INPUTS: int = option(20_000, "inputs over all loaders", NON_NEGATIVE)
     SECONDS: float | None = option(None, "no further input after so many seconds", POSITIVE)
     ONLY: str | None = option(None, "name of the one loader to give the inputs to")
@@ -42,10 +45,17 @@ def main(conf: ConfDef) -> None:
     torch.set_num_threads(1)
     deadline = time.monotonic() + (conf.SECONDS or float("inf"))
     with tempfile.TemporaryDirectory() as folder:
-        found = fuzz_all(conf, Path(folder), deadline) if conf.INPUTS else 0
+        found = search_counterexamples(conf.SEED) if conf.PROPERTIES else 0
+        found += fuzz_all(conf, Path(folder), deadline) if conf.INPUTS else 0
         found += kill_all(conf, Path(folder)) if conf.KILLS else 0
     if found:
         sys.exit(1)
+
+
+def search_counterexamples(seed: int) -> int:
+    """Pytest's report is printed; whether it found one."""
+    args = ["-m", "hypothesis", "--hypothesis-profile=fuzz", f"--hypothesis-seed={seed}"]
+    return int(subprocess.run([sys.executable, "-m", "pytest", *args], check=False).returncode != 0)
 
 
 def kill_all(conf: ConfDef, folder: Path) -> int:
