@@ -14,8 +14,6 @@ import mido
 import numpy as np
 import pytest
 import soundfile as sf
-import torch
-import torchaudio
 from filelock import FileLock
 
 from ov_piano.data import hdf5, maestro
@@ -25,6 +23,7 @@ from ov_piano.errors import InputError
 from ov_piano.preprocessing import preprocess
 from ov_piano.preprocessing.conf import PreprocessConf
 from tests.conftest import write_midi
+from tests.plain_pipeline import preprocess_plainly
 from tests.scripts import MAPS_MEL_NAME, MAPS_ROLL_NAME, MEL_NAME, ROLL_NAME, ROOT, fail, succeed
 
 SCRIPT = "0a_maestro_to_hdf5mel.py"
@@ -35,34 +34,6 @@ def run(root: Path, output: Path, **settings) -> list[Path]:
     conf = PreprocessConf(**{"WORKERS": 1, **settings})
     recordings = maestro.load_recordings(root, need_audio=not conf.IGNORE_MEL)
     return preprocess.preprocess(recordings, conf.part_settings("MAESTROv3"), output, conf.WORKERS)
-
-
-def write_plainly(root: Path, output: Path) -> None:
-    """One recording after the other by torchaudio and h5py's own appends."""
-    mel = torchaudio.transforms.MelSpectrogram(16000, 2048, hop_length=384, f_min=50, f_max=8000, n_mels=250)
-    decibels = torchaudio.transforms.AmplitudeToDB("power", top_db=80)
-    output.mkdir()
-    with h5py.File(output / MEL_NAME, "w") as mels, h5py.File(output / ROLL_NAME, "w") as rolls:
-        for file, height in ((mels, 250), (rolls, 259)):
-            storage = {"chunks": (height, 333), "compression": "lzf"}
-            file.create_dataset("data", (height, 0), "f4", maxshape=(height, None), **storage)
-            file.create_dataset("metadata", (0,), h5py.string_dtype("utf-8"), maxshape=(None,))
-            file.create_dataset("data_idxs", (2, 0), "i8", maxshape=(2, None))
-        for recording in maestro.load_recordings(root):
-            wave, rate = sf.read(recording.audio_path, dtype="float32", always_2d=True)
-            mono = torchaudio.transforms.Resample(rate, 16000)(torch.from_numpy(wave.mean(1)))
-            logmel = decibels(mel(mono)).numpy()
-            roll = piano_roll(read_notes(recording.midi_path))[0][:, : logmel.shape[1]]
-            padded = np.zeros((259, logmel.shape[1]), np.float32)
-            padded[:, : roll.shape[1]] = roll
-            for file, array in ((mels, logmel), (rolls, padded)):
-                begin, count = file["data"].shape[1], len(file["metadata"])
-                file["data"].resize(begin + array.shape[1], axis=1)
-                file["metadata"].resize(count + 1, axis=0)
-                file["data_idxs"].resize(count + 1, axis=1)
-                file["data"][:, begin:] = array
-                file["metadata"][count] = str(tuple(recording.metadata))
-                file["data_idxs"][:, count] = begin, begin + array.shape[1]
 
 
 def assert_same_stores(folder: Path, expected: Path, decibels: float = 0.0) -> None:
@@ -96,7 +67,7 @@ def tree(toy_maestro, tmp_path):
 
 
 def test_equal_to_the_plain_way(toy_maestro, finished, tmp_path):
-    write_plainly(toy_maestro, tmp_path / "plain")
+    preprocess_plainly(toy_maestro, tmp_path / "plain")
     assert_same_stores(finished, tmp_path / "plain", decibels=1e-2)
     pair = hdf5.open_pair(finished / MEL_NAME, finished / ROLL_NAME)
     assert [entry.split for entry in pair.metadata] == ["train"] * 4 + ["validation"] * 2 + ["test"] * 2

@@ -17,19 +17,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import soundfile as sf
-import torchaudio
-from torch import Tensor
 
-from ov_piano.constants import HOP, MEL_FMAX, MEL_FMIN, MELS, ROLL_ROWS, SAMPLE_RATE, WINDOW
-from ov_piano.data.maestro import load_recordings
-from tests.benchmarks.bench_midi import performances, plain_roll
+from tests.benchmarks.bench_midi import performances
 from tests.benchmarks.paired import paired
 from tests.conftest import COLUMNS, random_notes, write_wave
-from tests.scripts import MEL_NAME, ROLL_NAME, ROOT
+from tests.processes import descendants
+from tests.scripts import MEL_NAME, ROOT
 
 RECORDINGS, MINUTES = 6, 10
 LOUD_SECS = 60  # synthesised, then repeated at other levels
-CHUNK_FRAMES = 333
 
 
 def benchmarks() -> dict[str, dict]:
@@ -74,52 +70,11 @@ def run_ours(tree: Path, output: Path) -> None:
 
 def run_plain(tree: Path, output: Path) -> None:
     shutil.rmtree(output, ignore_errors=True)
-    _run("-m", __name__ if __name__ != "__main__" else __spec__.name, tree, output)
+    _run("-m", "tests.plain_pipeline", tree, output)
 
 
 def _run(*command: str | Path) -> None:
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
-
-
-def preprocess_plainly(tree: Path, output: Path) -> None:
-    """The obvious script: torchaudio, a plain state machine, appends that are flushed."""
-    output.mkdir(parents=True)
-    sizes = {"n_fft": WINDOW, "hop_length": HOP, "f_min": MEL_FMIN, "f_max": MEL_FMAX, "n_mels": MELS}
-    mel, decibels = (
-        torchaudio.transforms.MelSpectrogram(SAMPLE_RATE, **sizes),
-        torchaudio.transforms.AmplitudeToDB("power", top_db=80),
-    )
-    with h5py.File(output / MEL_NAME, "w") as mels, h5py.File(output / ROLL_NAME, "w") as rolls:
-        for file, height in ((mels, MELS), (rolls, ROLL_ROWS)):
-            storage = {"chunks": (height, CHUNK_FRAMES), "compression": "lzf"}
-            file.create_dataset("data", (height, 0), "f4", maxshape=(height, None), **storage)
-            file.create_dataset("metadata", (0,), h5py.string_dtype("utf-8"), maxshape=(None,))
-            file.create_dataset("data_idxs", (2, 0), "i8", maxshape=(2, None))
-        for recording in load_recordings(tree):
-            wave, rate = torchaudio_load(recording.audio_path)
-            logmel = decibels(mel(torchaudio.transforms.Resample(rate, SAMPLE_RATE)(wave.mean(0)))).numpy()
-            roll = np.zeros((ROLL_ROWS, logmel.shape[1]), np.float32)
-            found = plain_roll(recording.midi_path)[:, : logmel.shape[1]]
-            roll[:, : found.shape[1]] = found
-            append_plainly(mels, logmel, recording.metadata)
-            append_plainly(rolls, roll, recording.metadata)
-
-
-def torchaudio_load(path: Path) -> tuple[Tensor, int]:
-    """What `torchaudio.load` gives: (channels, samples), rate."""
-    wave, rate = sf.read(path, dtype="float32", always_2d=True)
-    return Tensor(wave).T, rate
-
-
-def append_plainly(file: h5py.File, array: np.ndarray, metadata: tuple) -> None:
-    begin, count = file["data"].shape[1], len(file["metadata"])
-    file["data"].resize(begin + array.shape[1], axis=1)
-    file["metadata"].resize(count + 1, axis=0)
-    file["data_idxs"].resize(count + 1, axis=1)
-    file["data"][:, begin:] = array
-    file["metadata"][count] = str(tuple(metadata))
-    file["data_idxs"][:, count] = begin, begin + array.shape[1]
-    file.flush()
 
 
 def peak_memory(work) -> int:
@@ -129,7 +84,7 @@ def peak_memory(work) -> int:
     def watch() -> None:
         nonlocal peak
         while not done.is_set():
-            peak = max(peak, sum(map(_own_memory, _descendants(os.getpid()))))
+            peak = max(peak, sum(map(_own_memory, descendants(os.getpid()))))
             time.sleep(0.1)
 
     watcher = threading.Thread(target=watch)
@@ -142,22 +97,9 @@ def peak_memory(work) -> int:
     return peak
 
 
-def _descendants(process: int) -> list[int]:
-    try:
-        tasks = [task.read_text().split() for task in Path(f"/proc/{process}/task").glob("*/children")]
-    except OSError:
-        return []
-    children = [int(child) for task in tasks for child in task]
-    return children + [later for child in children for later in _descendants(child)]
-
-
 def _own_memory(process: int) -> int:
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:  # it has ended
         return 0
     return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-
-
-if __name__ == "__main__":
-    preprocess_plainly(Path(sys.argv[1]), Path(sys.argv[2]))

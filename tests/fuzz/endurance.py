@@ -8,7 +8,6 @@ Ends with status 1 if memory or files grow from the first half of the run to the
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from ov_piano.cli import run
 from ov_piano.config import POSITIVE, option
 from tests.conftest import write_toy_maestro
 from tests.fuzz.kills import PREPROCESSING, TRAINING, leave_alone, start
+from tests.processes import descendants
 from tests.scripts import MEL_NAME, ROLL_NAME
 
 ROWS = 8
@@ -77,23 +77,16 @@ def steps_done(output: Path) -> int:
 
 
 def held_by(pid: int) -> Held:
-    workers = list(_descendants(pid))
+    workers = descendants(pid)
     return Held(_mb(pid), _files(pid), sum(map(_mb, workers)), sum(map(_files, workers)))
 
 
-def _descendants(pid: int | str) -> Iterator[str]:
-    """Workers, the server that they are forked from, and the like."""
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        yield child
-        yield from _descendants(child)
-
-
-def _mb(pid: int | str) -> float:
+def _mb(pid: int) -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
-def _files(pid: int | str) -> int:
+def _files(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
