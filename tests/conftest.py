@@ -1,6 +1,7 @@
 """The same random numbers in each run; toy datasets in the published layouts (do not write into them: copy first)."""
 
 import csv
+import signal
 from pathlib import Path
 
 import mido
@@ -31,6 +32,7 @@ UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "d
 settings.register_profile("tests", derandomize=True, **UNTIMED)
 settings.register_profile("fuzz", max_examples=2000, **UNTIMED)
 settings.load_profile("tests")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs that a shell puts into the background ignore Ctrl-C
 
 
 @pytest.fixture(autouse=True)
