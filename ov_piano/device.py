@@ -19,7 +19,7 @@ def select_device(name: str) -> torch.device:
     except RuntimeError:
         raise InputError(f"DEVICE={name}: not a usable device, expected cpu, cuda, cuda:1 or the like") from None
     try:
-        torch.empty(1, device=device)
+        torch.empty(1, device=device).item()  # raises where there are no values, as on "meta"
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"DEVICE={name}: not a usable device here ({reason})") from None

@@ -64,6 +64,7 @@ CSV = "maestro/maestro-v3.0.0.csv"
         (TRAIN, ["DECODER_GAUSS_KSIZE=10"], "expected an odd number"),
         (TRAIN, ["XV_CHUNK_OVERLAP=-1"], "expected a number of at least 0"),
         (TRAIN, ["DEVICE=gpu"], "DEVICE=gpu: not a usable device"),
+        (TRAIN, ["DEVICE=meta"], "DEVICE=meta: not a usable device"),
         (TRAIN, ["TRAIN_BS"], "argument 'TRAIN_BS': expected KEY=value"),
         (EVALUATE, ["INFERENCE_CHUNK_OVERLAP=11.016"], "expected an overlap of an even number of frames"),
         (EVALUATE, ["XV_TAKE_ONE_EVERY=0"], "setting XV_TAKE_ONE_EVERY=0: expected a number above 0"),

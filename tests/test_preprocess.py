@@ -218,7 +218,13 @@ def test_oddities_are_counted(tree, tmp_path, capsys, caplog):
     assert "1 silent recordings" in printed
     cut = [line for line in printed.splitlines() if "longer than their audio" in line]
     assert cut
-    assert f"{path}: longer than its audio, 1 notes cut" in caplog.text
+    oddities = (
+        "1 notes collided with another of their key in one frame, 1 keys struck while down, 1 keys lifted while up, "
+        "1 notes beyond the end of the audio, which were cut"
+    )
+    assert f"{path}: {oddities}\n" in caplog.text
+    assert f"{next(tree.rglob('*train_2*.midi'))}: " in caplog.text
+    assert "silent" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,9 @@ def test_breakpoint_rules(tmp_path, rules, pauses_at):
 
 def test_no_pause_without_a_terminal(tmp_path, caplog):
     path = tmp_path / "breakpoint.json"
-    path.write_text('{"inconditional": true, "step_gt": null, "step_every": null}')
+    path.write_text('{"inconditional": false, "step_gt": null, "step_every": 2}')
     breakpoint_file = BreakpointFile(path, interactive=False)
-    assert not any(breakpoint_file.wants_pause(step) for step in range(1, 4))
+    assert not any(breakpoint_file.wants_pause(step) for step in range(1, 7))
     assert [record.getMessage() for record in caplog.records] == [
         f"{path} is ignored: pausing takes a terminal and a single process"
     ]

@@ -54,6 +54,17 @@ class Report:
     def __add__(self, other: "Report") -> "Report":
         return Report(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
 
+    def oddities(self) -> str:
+        """What else than plain notes was met, in words; empty if nothing was."""
+        counts = {
+            "notes collided with another of their key in one frame": self.collisions,
+            "keys struck while down": self.restruck,
+            "keys lifted while up": self.unmatched,
+            "notes beyond the end of the audio, which were cut": self.cut_notes,
+        }
+        found = [f"{count} {what}" for what, count in counts.items() if count]
+        return ", ".join(found + ["silent"] * bool(self.silent))
+
 
 @dataclass(frozen=True)
 class Job:

@@ -102,8 +102,8 @@ def _make(
     reports = {name: _join(jobs, name, path, heights[name]) for name, path in joined.items()}
     print(f"{secs / 3600:.2f} h of recordings computed in {time.monotonic() - begin:.1f} s (processes: {workers_used})")
     for job, report in zip(jobs, reports["roll"], strict=True):
-        if report.cut_notes:
-            log.warning("%s: longer than its audio, %d notes cut", job.recording.midi_path, report.cut_notes)
+        if oddities := report.oddities():
+            log.warning("%s: %s", job.recording.midi_path, oddities)
     return sum(reports["roll"], Report())
 
 

@@ -12,15 +12,15 @@ KEYS = ("inconditional", "step_gt", "step_every")
 class BreakpointFile:
     """Reads ``{"inconditional": bool, "step_gt": int or null, "step_every": int or null}`` at every step.
 
-    A missing, unreadable or odd file never stops training; each new fault is logged once.
+    A missing, unreadable or odd file never stops training; each fault is logged once.
 
-    :param interactive: whether there is a terminal to debug at; otherwise training goes on with a message
+    :param interactive: whether somebody can debug here; otherwise training goes on with a message
     """
 
     def __init__(self, path: str | Path, interactive: bool = True):
         self.path = Path(path)
         self.interactive = interactive
-        self._last_fault: str | None = None
+        self._said: set[str] = set()
 
     def wants_pause(self, step: int) -> bool:
         """Whether training should stop for inspection at ``step``."""
@@ -47,10 +47,9 @@ class BreakpointFile:
         if wanted and not self.interactive:
             self._warn_once("pausing takes a terminal and a single process")
             return False
-        self._last_fault = None
         return wanted
 
     def _warn_once(self, fault: str) -> None:
-        if fault != self._last_fault:
+        if fault not in self._said:
             logger.warning("%s is ignored: %s", self.path, fault)
-            self._last_fault = fault
+            self._said.add(fault)

@@ -12,18 +12,23 @@ from pathlib import Path
 
 import torch
 
+from ov_piano.cli import BAD_INPUT
+
 FOLDER = Path(__file__).parent
 OUTPUT = Path("out/bench.json")
 
 
 def main(wanted: list[str]) -> None:
-    names = sorted(path.stem for path in FOLDER.glob("bench_*.py"))
-    names = [name for name in names if not wanted or name.removeprefix("bench_") in wanted]
+    names = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
+    if unknown := sorted(set(wanted) - set(names)):
+        print(f"error: {unknown[0]}: no such benchmark, expected some of {', '.join(names)}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    names = [name for name in names if not wanted or name in wanted]
     results = json.loads(OUTPUT.read_text()) if wanted and OUTPUT.exists() else {}
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"{'name':<22} {'ours':>10} {'plain':>10} {'ratio':>8}  unit")
     for name in names:
-        for bench, result in importlib.import_module(f"tests.benchmarks.{name}").benchmarks().items():
+        for bench, result in importlib.import_module(f"tests.benchmarks.bench_{name}").benchmarks().items():
             ours, plain, ratio = (result[column] for column in ("ours", "plain", "ratio"))
             print(f"{bench:<22} {ours:>10.4g} {plain:>10.4g} {ratio:>8.1f}  {result['unit']}", flush=True)
             results[bench] = result
