@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ov_piano.atomic import remove_leftovers
 from ov_piano.cli import run
 from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, ODD, POSITIVE, one_of, option, to_yaml
 from ov_piano.data.chunks import ChunkDataset, RecordingDataset
@@ -148,6 +149,7 @@ def build_model(conf: ConfDef, mels: int, device: torch.device, snapshot: str | 
 def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingRun:
     """The training at its first step, or where RESUME says."""
     states_folder = Path(conf.OUTPUT_DIR) / "training_states"
+    remove_leftovers(states_folder)  # of a run killed at its last save, after which no other follows
     state = find_state(conf.RESUME, states_folder)
     snapshot = None if state else conf.SNAPSHOT_INPATH  # which may be gone by the time that a run is continued
     model = processes.synchronise_norms(build_model(conf, pair.mel.height, processes.device, snapshot))

@@ -107,12 +107,17 @@ def test_ctrl_c_saves_the_step_that_was_reached(toy_maestro, stores, tmp_path):
     assert TrainingState.load(state).step == json.loads(jsonl.read_text().splitlines()[-1])["step"]
 
 
-def test_a_finished_run_is_not_validated_again(toy_maestro, stores, trained, tmp_path):
+def test_a_finished_run_is_cleaned_up_and_not_validated_again(toy_maestro, stores, trained, tmp_path):
     again = shutil.copytree(trained, tmp_path / "again")
     before = sorted(again.glob("model_snapshots/*"))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    leftover = again / "training_states" / f".training_state_step=4.{ended.pid}.partial.pt"
+    leftover.touch()
     args = (*maestro_args(toy_maestro, stores, again), *TINY, "MAX_STEPS=4", "RESUME=auto")
     succeed("1_train_onsets_velocities.py", *args, "SNAPSHOT_INPATH=gone.torch")  # only needed to begin
     assert sorted(again.glob("model_snapshots/*")) == before
+    assert not leftover.exists()
 
 
 def test_frozen_onsets_stay_and_a_snapshot_starts_the_run(toy_maestro, stores, trained, tmp_path):
