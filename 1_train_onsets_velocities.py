@@ -10,7 +10,6 @@
 """
 
 import copy
-import os
 import sys
 import time
 from dataclasses import dataclass
@@ -165,7 +164,6 @@ def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingR
         bf16=conf.BF16,
     )
     has_terminal = sys.stdin is not None and sys.stdin.isatty()  # None: it was closed
-    has_debugger = has_terminal or "PYTHONBREAKPOINT" in os.environ
     training = TrainingRun(
         model,
         training_step,
@@ -173,7 +171,7 @@ def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingR
         conf.RANDOM_SEED,
         names=[metadata.basename for metadata in pair.metadata],
         augment=RandomResponse(conf.AUGMENT_RESPONSE_DB),
-        wants_pause=BreakpointFile("breakpoint.json", processes.world == 1 and has_debugger).wants_pause,
+        wants_pause=BreakpointFile("breakpoint.json", processes.world == 1 and has_terminal).wants_pause,
         states_folder=states_folder,
         conf_yaml=to_yaml(conf),
     )

@@ -100,6 +100,15 @@ def test_thinning_keeps_the_outline():
     assert (few[1] == values[:100]).all()
 
 
+def test_a_loss_of_zero_is_a_gap_and_no_more(tmp_path):
+    records = [step_record(s, 1 / s) for s in range(1, 21)]
+    records[6]["velocity_loss"] = 0.0  # no onset in the batch
+    write_log(tmp_path, "2026", records)
+    raw, mean = draw(read(tmp_path)).axes[0].lines[2:4]
+    assert np.flatnonzero(np.isnan(raw.get_ydata())).tolist() == [6]
+    assert np.isfinite(mean.get_ydata()).all()
+
+
 def test_the_curves_are_the_logged_numbers(tmp_path):
     records = [step_record(s, 1 / s) for s in range(1, 21)]
     write_log(tmp_path, "2026", [*records[:10], xv_record(10, 0.8), *records[10:], xv_record(20, 0.6)])
@@ -247,6 +256,11 @@ def test_rows_and_pages_by_length(seconds, rows_of_pages, monkeypatch):
     np.testing.assert_allclose([begin for begin, _ in drawn], [0, *ends[:-1]])
     assert ends[-1] == pytest.approx(max(1, its.seconds))
     assert max(np.diff([0, *ends])) <= 30 + 1e-9
+
+
+def test_dollar_signs_of_a_file_name_are_drawn_as_they_are():
+    (figure,) = pages(recording(2), "Ke$ha_ _$.wav")
+    figure.canvas.draw()
 
 
 def test_each_note_is_drawn_once_and_each_frame_at_its_time():

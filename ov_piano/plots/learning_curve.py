@@ -138,15 +138,20 @@ def draw(history: History) -> Figure:
     return figure
 
 
+def _positive(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A gap where a value has no logarithm: velocities cost nothing in a batch without onsets."""
+    return steps, np.where(values > 0, values, np.nan)
+
+
 def _draw_losses(axes: Axes, steps: dict[str, np.ndarray]) -> None:
     window = smoothing_window(len(steps["step"]))
     for name, label, colour, style in (
         ("onset_loss", "onsets", BLUE, "-"),
         ("velocity_loss", "velocities, with their weight in the total", VERMILION, "--"),
     ):
-        values = np.where(steps[name] > 0, steps[name], np.nan)  # onsets cost 0 while they are frozen
-        axes.plot(*thinned(steps["step"], values), color=colour, alpha=0.25, linewidth=0.7)
-        axes.plot(*thinned(steps["step"], smoothed(values, window)), style, color=colour, label=label)
+        values = steps[name]
+        axes.plot(*_positive(*thinned(steps["step"], values)), color=colour, alpha=0.25, linewidth=0.7)
+        axes.plot(*_positive(*thinned(steps["step"], smoothed(values, window))), style, color=colour, label=label)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))

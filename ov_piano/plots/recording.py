@@ -91,7 +91,8 @@ def pages(recording: Transcribed, title: str) -> Iterator[Figure]:
     for page in range(count):
         begins = [row * row_secs for row in range(page * ROWS_A_PAGE, min(rows, (page + 1) * ROWS_A_PAGE))]
         figure = new_figure(WIDTH, ROW_HEIGHT * len(begins) + HEAD_HEIGHT)
-        figure.suptitle(title + (f" (page {page + 1} of {count})" if count > 1 else ""))
+        page_title = title + (f" (page {page + 1} of {count})" if count > 1 else "")
+        figure.suptitle(page_title, parse_math=False)  # file names may hold dollar signs
         for part, begin in zip(figure.subfigures(len(begins), 1, squeeze=False)[:, 0], begins, strict=True):
             _draw_row(part, recording, notes, begin, begin + row_secs)
         yield figure

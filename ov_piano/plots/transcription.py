@@ -39,7 +39,7 @@ def plot_transcription(logmel: SpooledLogMel, events: pd.DataFrame, note_secs: f
             figure.colorbar(colours, ax=part, label=label, fraction=0.02, pad=0.01)
         spectrum.tick_params(labelbottom=False)
     axes[-1].set_xlabel("time (s)")
-    figure.suptitle(f"{title}: {len(events)} notes in {logmel.seconds:.0f} s", fontsize="medium")
+    figure.suptitle(f"{title}: {len(events)} notes in {logmel.seconds:.0f} s", fontsize="medium", parse_math=False)
     return figure
 
 
