@@ -21,7 +21,7 @@ import torch
 
 from ov_piano.atomic import remove_leftovers
 from ov_piano.cli import run
-from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, ODD, POSITIVE, one_of, option, to_yaml
+from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, ODD, POSITIVE, SEED, one_of, option, to_yaml
 from ov_piano.data.chunks import ChunkDataset, RecordingDataset
 from ov_piano.data.frame_cache import open_frame_cache
 from ov_piano.data.hdf5 import StorePair, open_pair
@@ -97,7 +97,7 @@ class ConfDef:
     XV_TOLERANCE_VEL: float = option(0.1, "how far a correct velocity may be off, of 0-1", POSITIVE)
     XV_SHIFT: float = option(-0.01, "seconds added to detected onsets before scoring")
     MAPS_PATH: str = option("datasets/MAPS", "folder of MAPS, where the HDF5 files are of MAPS")
-    RANDOM_SEED: int = option(0, "makes a run repeatable: weights, order of the chunks, dropout", NON_NEGATIVE)
+    RANDOM_SEED: int = option(0, "makes a run repeatable: weights, order of the chunks, dropout", SEED)
     MAX_STEPS: int | None = option(None, "stop after so many steps, if the epochs have not ended before", POSITIVE)
     SAVE_EVERY: int = option(100, "steps between saves of the training state", POSITIVE)
     RESUME: str | None = option(

@@ -29,6 +29,7 @@ class Check(NamedTuple):
 
 POSITIVE = Check("a number above 0", lambda x: x > 0)
 NON_NEGATIVE = Check("a number of at least 0", lambda x: x >= 0)
+SEED = Check("a number from 0 to 2**64 - 1", lambda x: 0 <= x < 2**64)
 FRACTION = Check("a number from 0 to 1", lambda x: 0 <= x <= 1)
 ODD = Check("an odd number above 0", lambda x: x > 0 and x % 2 == 1)
 FRACTIONS = Check("one or more numbers from 0 to 1", lambda xs: len(xs) > 0 and all(0 <= x <= 1 for x in xs))

@@ -40,6 +40,12 @@ CSV = "maestro/maestro-v3.0.0.csv"
         (MAESTRO, ["WORKERS=0"], "setting WORKERS=0: expected a number above 0"),
         (MAESTRO, ["IGNORE_MEL=perhaps"], "setting IGNORE_MEL=perhaps: expected bool"),
         (MAESTRO, ["HDF5_CHUNKLEN_SECONDS=.inf"], "setting HDF5_CHUNKLEN_SECONDS=inf: expected finite numbers"),
+        (
+            MAESTRO,
+            ["HDF5_CHUNKLEN_SECONDS=100000"],
+            "HDF5_CHUNKLEN_SECONDS=100000.0: expected a number above 0, at most 3600",
+        ),
+        (TRAIN, [f"RANDOM_SEED={2**64}"], f"setting RANDOM_SEED={2**64}: expected a number from 0 to 2**64 - 1"),
         (MAPS, ["MEL_FMAX=8001"], "MEL_FMAX=8001: expected MEL_FMIN below MEL_FMAX, and that at most half"),
         (MAPS, ["MAPS_INSTRUMENTS=[]"], "setting MAPS_INSTRUMENTS=[]: expected one or more values"),
         (MAPS, ["MAPS_INSTRUMENTS=[Steinway]"], "unknown instrument 'Steinway': expected one of StbgTGd2"),

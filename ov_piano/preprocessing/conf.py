@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 
-from ov_piano.config import NON_NEGATIVE, POSITIVE, option
+from ov_piano.config import NON_NEGATIVE, POSITIVE, Check, option
 from ov_piano.constants import HOP, MEL_FMAX, MEL_FMIN, MELS, SAMPLE_RATE, WINDOW
 from ov_piano.data.store_names import MelName, RollName
 from ov_piano.device import select_device
 from ov_piano.errors import InputError
 from ov_piano.preprocessing.parts import PartSettings
+
+WITHIN_AN_HOUR = Check("a number above 0, at most 3600", lambda x: 0 < x <= 3600)
 
 
 @dataclass
@@ -22,7 +24,7 @@ class PreprocessConf:
     MEL_FMIN: int = option(MEL_FMIN, "lower edge of the lowest mel bin in Hz", NON_NEGATIVE)
     MEL_FMAX: int = option(MEL_FMAX, "upper edge of the highest mel bin in Hz", POSITIVE)
     MIDI_SUS_EXTEND: bool = option(True, "whether the sustain pedal prolongs notes in the piano rolls")
-    HDF5_CHUNKLEN_SECONDS: float = option(8.0, "length of the HDF5 chunks in seconds", POSITIVE)
+    HDF5_CHUNKLEN_SECONDS: float = option(8.0, "length of the HDF5 chunks in seconds", WITHIN_AN_HOUR)
     DEVICE: str = option("cpu", "torch device that computes the log-mels")
     IGNORE_MEL: bool = option(False, "write the piano rolls only; the audio need not be there")
     WORKERS: int | None = option(None, "processes; null: one a core, or one with a GPU", POSITIVE)
