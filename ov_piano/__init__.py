@@ -1,7 +1,7 @@
 """Piano onset and velocity detection. The modules, in the order in which a recording passes them:
 
 data            maestro, maps      a dataset's tree -> recordings; splits: which are for what
-                audio              file -> wave -> log-mel
+                audio              file -> wave -> log-mel; mp3: files whose header gives a wrong length
                 recording          what a dataset supplies
                 smf, midi          MIDI file -> timed messages -> notes, by the keyboard's state machine (keyboard)
                 pianoroll          notes and pedals -> roll

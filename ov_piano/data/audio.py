@@ -17,6 +17,7 @@ import torchaudio
 from torch import Tensor, nn
 
 from ov_piano.constants import HOP, MEL_FMAX, MEL_FMIN, MELS, SAMPLE_RATE, TOP_DB, WINDOW
+from ov_piano.data import mp3
 from ov_piano.errors import InputError
 
 RATES = range(1000, 1_000_001)  # Hz, of audio files
@@ -31,7 +32,7 @@ BLOCK_FRAMES = 256  # spectrogram frames computed at once: fits the cache
 
 
 class AudioInfo(NamedTuple):
-    """What an audio file's header says."""
+    """Length, rate and channels of an audio file."""
 
     samples: int  # a channel
     sample_rate: int  # Hz
@@ -49,14 +50,26 @@ def audio_info(path: str | Path) -> AudioInfo:
         raise InputError(f"{path}: no such file")
     _check_wave_length(path)
     try:
-        info = sf.info(path)
+        with _opened(path) as file:
+            info = AudioInfo(file.frames, file.samplerate, file.channels)
+    except InputError:
+        raise
     except (sf.SoundFileError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not an audio file that can be read: {error}") from None
-    if info.samplerate not in RATES:
-        raise InputError(f"{path}: sampling rate {info.samplerate} Hz, expected {RATES[0]} to {RATES[-1]} Hz")
-    if info.frames <= 0:
+    if info.sample_rate not in RATES:
+        raise InputError(f"{path}: sampling rate {info.sample_rate} Hz, expected {RATES[0]} to {RATES[-1]} Hz")
+    if info.samples <= 0:
         raise InputError(f"{path}: holds no samples")
-    return AudioInfo(info.frames, info.samplerate, info.channels)
+    return info
+
+
+def _opened(path: str | Path) -> sf.SoundFile:
+    """The file for reading, with its real length."""
+    file = sf.SoundFile(path)
+    if file.format != "MP3" or (repaired := mp3.repaired(path, file.frames)) is None:
+        return file
+    file.close()
+    return sf.SoundFile(repaired)
 
 
 def _check_wave_length(path: Path) -> None:
@@ -164,7 +177,7 @@ def _mono_blocks(path: str | Path, info: AudioInfo):
     frames = min(BLOCK_SECS * info.sample_rate, info.samples, max(1, LARGEST_BLOCK // info.channels))
     read = 0
     try:
-        with sf.SoundFile(path) as file:
+        with _opened(path) as file:
             # 16-bit samples are scaled here, to the same numbers: libsndfile takes several times as long for it
             dtype, full_scale = (np.int16, 2**15) if file.subtype == "PCM_16" else (np.float32, 1)
             buffer = np.empty((frames, info.channels), dtype)
