@@ -13,27 +13,30 @@ from ov_piano.errors import InputError
 
 BAD_INPUT = 2  # exit status
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 def run(main: Callable[[Any], None], conf_class: type, args: Sequence[str] | None = None) -> None:
     """Run ``main`` with the settings of ``args`` (default: the command line) and exit.
 
-    Prints the merged configuration first. `InputError`, operating-system errors and a lack of
-    memory become one line on standard error and status 2; Ctrl-C a line and 130.
+    Prints the merged configuration first, unless there is a setting VERBOSE and it is false. `InputError`,
+    operating-system errors and a lack of memory become one line on standard error and status 2; Ctrl-C a line and 130.
     """
     args = sys.argv[1:] if args is None else args
-    if any(arg in ("-h", "--help") for arg in args):
-        doc = inspect.getdoc(sys.modules[main.__module__]) or ""
-        print(f"{doc}\n\nSettings (KEY=value):\n{describe(conf_class)}")
-        sys.exit(0)
     try:
+        if any(arg in ("-h", "--help") for arg in args):
+            doc = inspect.getdoc(sys.modules[main.__module__]) or ""
+            print(f"{doc}\n\nSettings (KEY=value):\n{describe(conf_class)}", flush=True)
+            sys.exit(0)
         conf = parse_args(conf_class, args)
-        if os.environ.get("RANK", "0") == "0":  # of several processes under torchrun the first
+        if getattr(conf, "VERBOSE", True) and os.environ.get("RANK", "0") == "0":  # of several under torchrun the first
             print(to_yaml(conf), flush=True)
         main(conf)
     except InputError as error:
         _fail(str(error))
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():  # as in `--help | head`
+            sys.exit(PIPE_CLOSED)
         if error.filename is None and error.errno is None:
             raise
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
@@ -49,3 +52,13 @@ def run(main: Callable[[Any], None], conf_class: type, args: Sequence[str] | Non
 def _fail(message: str) -> None:
     print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(BAD_INPUT)
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a closed pipe; if so, what is left to print goes nowhere, instead of a traceback."""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

@@ -7,6 +7,8 @@ dataclass is the single place for a setting's type, default, meaning and permitt
 import dataclasses
 import difflib
 import math
+import os.path
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,6 +20,8 @@ from ov_piano.errors import InputError
 
 Conf = TypeVar("Conf")
 REQUIRED = dataclasses.MISSING  # the default of an option that the user must give
+NUMBERS = {int: int, int | None: int, float: float, float | None: float}
+NUMBER_LISTS = {list[int]: int, list[float]: float}
 
 
 class Check(NamedTuple):
@@ -41,9 +45,13 @@ def one_of(*values: Any) -> Check:
     return Check("one of " + ", ".join(map(str, values)), lambda x: x in values)
 
 
-def option(default: Any, meaning: str, check: Check | None = None) -> Any:
-    """A documented dataclass field; ``default`` may be :data:`REQUIRED` or a list."""
-    metadata = {"meaning": meaning, "check": check, "required": default is REQUIRED}
+def option(default: Any, meaning: str, check: Check | None = None, *, positional: bool = False) -> Any:
+    """A documented dataclass field; ``default`` may be :data:`REQUIRED` or a list.
+
+    :param positional: arguments without ``KEY=`` fill these settings in the order of declaration; one of
+        type ``list[str]`` takes all that are left and must be the last
+    """
+    metadata = {"meaning": meaning, "check": check, "required": default is REQUIRED, "positional": positional}
     if default is REQUIRED:
         return dataclasses.field(default="", metadata=metadata)
     if isinstance(default, list):
@@ -55,30 +63,18 @@ def parse_args(conf_class: type[Conf], args: Sequence[str]) -> Conf:
     """``conf_class`` with the defaults overridden by ``args``, each ``KEY=value``.
 
     Everything after the first ``=`` is the value, so file names that hold ``=``, ``(`` or
-    ``,`` need no quoting but the shell's. ``null`` stands for no value. Rules that span
-    settings belong into the dataclass's ``__post_init__``, which may raise `InputError`.
+    ``,`` need no quoting but the shell's. ``null`` stands for no value; in text, a leading ``~`` is the home
+    folder. Rules that span settings belong into the dataclass's ``__post_init__``, which may raise `InputError`.
 
     :raises InputError: unknown key (with the nearest valid one), wrong type, value out of range.
     """
     fields = {field.name: field for field in dataclasses.fields(conf_class)}
     merged = OmegaConf.structured(conf_class)
-    given = set()
-    for arg in args:
-        if not arg.isascii() and arg.encode(errors="replace") != arg.encode(errors="surrogateescape"):
-            raise InputError(f"argument {arg!r}: expected text in UTF-8")
-        key, equals, text = arg.partition("=")
-        if not equals:
-            raise InputError(f"argument {arg!r}: expected KEY=value (--help lists the keys)")
-        if key not in fields:
-            near = difflib.get_close_matches(key.upper(), fields, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "--help lists the keys"
-            raise InputError(f"unknown setting {key!r}: {hint}")
-        if key in given:
-            raise InputError(f"setting {key} is given twice")
-        given.add(key)
-        OmegaConf.update(merged, key, _read_value(fields[key], text))
+    texts = _texts_by_key(fields, args)
+    for key, text in texts.items():
+        OmegaConf.update(merged, key, _read_value(fields[key], text) if isinstance(text, str) else text)
     for field in fields.values():
-        if field.metadata["required"] and field.name not in given:
+        if field.metadata["required"] and field.name not in texts:
             raise InputError(f"setting {field.name} is required: {field.metadata['meaning']}")
     plain = OmegaConf.to_container(merged)
     for field in fields.values():
@@ -90,24 +86,79 @@ def parse_args(conf_class: type[Conf], args: Sequence[str]) -> Conf:
     return conf_class(**plain)
 
 
+def _texts_by_key(fields: dict[str, dataclasses.Field], args: Sequence[str]) -> dict[str, str | list[str]]:
+    """The text given for each key; a list for a positional setting that takes several."""
+    texts: dict[str, str | list[str]] = {}
+    bare = []
+    positional = [name for name, field in fields.items() if field.metadata["positional"]]
+    for arg in args:
+        if not arg.isascii() and arg.encode(errors="replace") != arg.encode(errors="surrogateescape"):
+            raise InputError(f"argument {arg!r}: expected text in UTF-8")
+        key, equals, text = arg.partition("=")
+        if equals and key in fields:
+            if key in texts:
+                raise InputError(f"setting {key} is given twice")
+            texts[key] = text
+        elif positional and (os.path.exists(arg) or not re.match(r"-|\w+=", arg)):
+            bare.append(arg)
+        elif equals:
+            near = difflib.get_close_matches(key.upper(), fields, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "--help lists the keys"
+            raise InputError(f"unknown setting {key!r}: {hint}")
+        else:
+            raise InputError(f"argument {arg!r}: expected KEY=value (--help lists the keys)")
+    for name in positional:
+        if fields[name].type == list[str]:
+            several = [texts[name]] if name in texts else []
+            if several + bare:
+                texts[name] = [os.path.expanduser(text) for text in several + bare]
+            bare = []
+        elif bare and name not in texts:
+            texts[name] = bare.pop(0)
+    if bare:
+        raise InputError(f"argument {bare[0]!r}: one too many; expected KEY=value (--help lists the keys)")
+    return texts
+
+
 def _read_value(field: dataclasses.Field, text: str) -> Any:
     """The typed value of ``text``, or `InputError` that names the key and the type."""
     kind = getattr(field.type, "__name__", str(field.type)).replace(" | None", " or null")
     kind = str(field.type).replace(" | None", " or null") if "[" in str(field.type) else kind
     is_text = field.type in (str, str | None)
     try:
-        value = text if is_text and text != "null" else yaml.safe_load(text)
+        if text == "null":
+            value = None
+        elif is_text:
+            value = os.path.expanduser(text)
+        elif field.type in NUMBERS:
+            value = _number(text, NUMBERS[field.type])
+        elif field.type in NUMBER_LISTS:
+            value = yaml.load(text, yaml.BaseLoader)
+            value = [_number(item, NUMBER_LISTS[field.type]) for item in value] if isinstance(value, list) else value
+        else:
+            value = yaml.safe_load(text)
         if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
             raise ValueError("nested")
         probe = OmegaConf.structured(dataclasses.make_dataclass("Setting", [("value", field.type | None, None)]))
-        OmegaConf.update(probe, "value", value)  # which reads 1 as 1.0 where a float is declared
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError):
+        OmegaConf.update(probe, "value", value)
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError):
         raise InputError(f"setting {field.name}={text}: expected {kind}") from None
     value = OmegaConf.to_container(probe)["value"]
     uninterpreted = isinstance(value, str) and not is_text  # "${...}": we have no such references
     if uninterpreted or (value is None and not _is_optional(field)):
         raise InputError(f"setting {field.name}={text}: expected {kind}")
     return value
+
+
+def _number(text: str, kind: type) -> int | float:
+    """``text`` as people write numbers: 010 is ten, 1e4 a whole number, 1:30 none (YAML reads them otherwise)."""
+    try:
+        return kind(text)
+    except ValueError:
+        number = float(text)
+        if kind is int and number.is_integer():
+            return int(number)
+        raise
 
 
 def _is_finite(value: Any) -> bool:

@@ -39,7 +39,7 @@ CSV = "maestro/maestro-v3.0.0.csv"
         (MAESTRO, ["MELBINS=many"], "setting MELBINS=many: expected int"),
         (MAESTRO, ["WORKERS=0"], "setting WORKERS=0: expected a number above 0"),
         (MAESTRO, ["IGNORE_MEL=perhaps"], "setting IGNORE_MEL=perhaps: expected bool"),
-        (MAESTRO, ["HDF5_CHUNKLEN_SECONDS=.inf"], "setting HDF5_CHUNKLEN_SECONDS=inf: expected finite numbers"),
+        (MAESTRO, ["HDF5_CHUNKLEN_SECONDS=inf"], "setting HDF5_CHUNKLEN_SECONDS=inf: expected finite numbers"),
         (
             MAESTRO,
             ["HDF5_CHUNKLEN_SECONDS=100000"],

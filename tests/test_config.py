@@ -29,8 +29,13 @@ class Conf:
         ("NAME=null", None),
         ("NAME=true", "true"),
         ("COUNT=7", 7),
+        ("COUNT=010", 10),
+        ("COUNT=1e4", 10_000),
+        ("COUNT=18446744073709551615", 2**64 - 1),
         ("SHARE=1", 1.0),
         ("SHARE=1e-05", 1e-5),
+        ("SHARE=.5", 0.5),
+        ("LEVELS=[010e-2, 1]", [0.1, 1.0]),
         ("SHARE=1.0e-05", 1e-5),
         ("FLAG=false", False),
         ("LEVELS=[0.5]", [0.5]),
@@ -51,13 +56,19 @@ def test_values(arg, expected):
         (["COUNT"], "argument 'COUNT': expected KEY=value"),
         (["COUNT=3", "COUNT=4"], "setting COUNT is given twice"),
         (["COUNT=3.5"], "setting COUNT=3.5: expected int"),
+        (["COUNT=1:30"], "setting COUNT=1:30: expected int"),
+        (["COUNT=0x10"], "setting COUNT=0x10: expected int"),
+        (["COUNT=1e999"], "setting COUNT=1e999: expected int"),
+        (["COUNT="], "setting COUNT=: expected int"),
+        (["SHARE=1:30"], "setting SHARE=1:30: expected float"),
+        (["LEVELS=[1:30]"], r"setting LEVELS=\[1:30\]: expected list\[float\]"),
         (["COUNT=null"], "setting COUNT=null: expected int"),
         (["COUNT=[1]"], r"setting COUNT=\[1\]: expected int"),
         (["COUNT={a: 1}"], "expected int"),
         (["FLAG=maybe"], "setting FLAG=maybe: expected bool"),
         (["SHARE=1.5"], "setting SHARE=1.5: expected a number from 0 to 1"),
         (["SHARE=nan"], "setting SHARE=nan: expected finite numbers"),
-        (["LEVELS=[0.5,.inf]"], r"setting LEVELS=\[0.5, inf\]: expected finite numbers"),
+        (["LEVELS=[0.5,inf]"], r"setting LEVELS=\[0.5, inf\]: expected finite numbers"),
         (["LEVELS=0.5"], r"setting LEVELS=0.5: expected list\[float\]"),
         (["LEVELS=[a]"], r"setting LEVELS=\[a\]: expected list\[float\]"),
         (["LEVELS=[0.5"], "setting LEVELS="),
@@ -72,6 +83,54 @@ def test_bad_arguments(args, message):
     with pytest.raises(InputError, match=message) as caught:
         parse_args(Conf, args)
     assert "\n" not in str(caught.value)
+
+
+@dataclass
+class Positional:
+    """Settings of a command that takes files by position."""
+
+    FIRST: str = option(REQUIRED, "first file", positional=True)
+    OTHERS: list[str] = option([], "more files", positional=True)
+    COUNT: int = option(3, "how many")
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["a.wav"], Positional("a.wav")),
+        (["a.wav", "COUNT=4", "b c.wav", "d,e"], Positional("a.wav", ["b c.wav", "d,e"], 4)),
+        (["b", "FIRST=a", "c"], Positional("a", ["b", "c"])),
+        (["FIRST=a", "OTHERS=[x, y=1]", "z"], Positional("a", ["[x, y=1]", "z"])),
+        (["FIRST=${COUNT}"], Positional("${COUNT}")),
+    ],
+)
+def test_arguments_without_a_key_fill_the_positional_settings(args, expected):
+    assert parse_args(Positional, args) == expected
+
+
+def test_positional_arguments_may_hold_an_equals_sign_if_they_exist(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="unknown setting 'step': --help lists the keys"):
+        parse_args(Positional, ["step=3.wav"])
+    (tmp_path / "step=3.wav").touch()
+    assert parse_args(Positional, ["step=3.wav"]).FIRST == "step=3.wav"
+    with pytest.raises(InputError, match="argument '--plot': expected KEY=value"):
+        parse_args(Positional, ["--plot"])
+
+
+def test_too_many_positional_arguments():
+    @dataclass
+    class One:
+        PATH: str = option(REQUIRED, "what to read", positional=True)
+
+    with pytest.raises(InputError, match="argument 'y': one too many"):
+        parse_args(One, ["x", "y"])
+
+
+def test_a_leading_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/pianist")
+    assert parse_args(Conf, ["PATH=~/a.h5", "NAME=a~b"]) == Conf(PATH="/home/pianist/a.h5", NAME="a~b")
+    assert parse_args(Positional, ["~/a", "~/b"]) == Positional("/home/pianist/a", ["/home/pianist/b"])
 
 
 def test_required_settings():
