@@ -21,13 +21,12 @@ import torch
 
 from ov_piano.atomic import remove_leftovers
 from ov_piano.cli import run
-from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, ODD, POSITIVE, SEED, one_of, option, to_yaml
+from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, POSITIVE, SEED, option, to_yaml
 from ov_piano.data.chunks import ChunkDataset, RecordingDataset
 from ov_piano.data.frame_cache import open_frame_cache
 from ov_piano.data.hdf5 import StorePair, open_pair
 from ov_piano.data.loader import training_loader
 from ov_piano.data.splits import midi_paths, split_indices
-from ov_piano.device import DEFAULT_DEVICE
 from ov_piano.errors import InputError
 from ov_piano.evaluation.ground_truth import load_ground_truths
 from ov_piano.log import RunLog, timestamp
@@ -37,6 +36,7 @@ from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
 from ov_piano.plots.learning_curve import LearningCurve
 from ov_piano.provenance import git_commit
+from ov_piano.settings import Chunking, DatasetConf, DecoderConf, MapsConf, SpeedConf, StoresConf, Tolerances
 from ov_piano.training.augmentation import RandomResponse
 from ov_piano.training.batch_norm import reestimate_statistics
 from ov_piano.training.breakpoint import BreakpointFile
@@ -53,18 +53,9 @@ XV_TAKE_ONE_EVERY = 5  # validation recordings
 
 
 @dataclass
-class ConfDef:
-    """Settings, each overridden by KEY=value."""
+class Training(StoresConf, DatasetConf):
+    """What is trained, on what, and how."""
 
-    DEVICE: str = option(DEFAULT_DEVICE, "where to train: cpu, cuda, cuda:1, ...")
-    MAESTRO_PATH: str = option("datasets/maestro/maestro-v3.0.0", "MAESTRO's folder, for the validation MIDI files")
-    MAESTRO_VERSION: int = option(3, "version of MAESTRO", one_of(1, 2, 3))
-    HDF5_MEL_PATH: str = option(
-        "datasets/MAESTROv3_logmel_sr=16000_stft=2048w384h_mel=250(50-8000).h5", "log-mels, from script 0a or 0b"
-    )
-    HDF5_ROLL_PATH: str = option(
-        "datasets/MAESTROv3_roll_quant=0.024_midivals=128_extendsus=True.h5", "piano rolls, from script 0a or 0b"
-    )
     SNAPSHOT_INPATH: str | None = option(None, "snapshot whose weights to start from")
     OUTPUT_DIR: str = option("out", "folder for logs, snapshots and training states")
     TRAIN_BS: int = option(30, "chunks in a batch", POSITIVE)
@@ -85,18 +76,33 @@ class ConfDef:
     TRAINABLE_ONSETS: bool = option(True, "false trains the velocity stage alone")
     NUM_EPOCHS: int = option(30, "passes over the training chunks", POSITIVE)
     TRAIN_LOG_EVERY: int = option(10, "steps between log lines", POSITIVE)
+
+
+@dataclass
+class Validation:
+    """When and how to cross-validate."""
+
     XV_EVERY: int = option(500, "steps between cross-validations", POSITIVE)
     XV_CHUNK_SIZE: float = option(600.0, "length in seconds that is transcribed in one piece", POSITIVE)
     XV_CHUNK_OVERLAP: float = option(2.5, "overlap in seconds of such pieces", NON_NEGATIVE)
     XV_THRESHOLDS: list[float] = option(
         [0.6, 0.675, 0.7, 0.725, 0.75, 0.775, 0.8], "onset probabilities to try as thresholds", FRACTIONS
     )
-    DECODER_GAUSS_STD: float = option(1.0, "width in frames of the blur over time", POSITIVE)
-    DECODER_GAUSS_KSIZE: int = option(11, "taps of the blur", ODD)
+
+
+@dataclass
+class Scoring:
+    """What counts as correct in cross-validation."""
+
     XV_TOLERANCE_SECS: float = option(0.05, "how far a correct onset may be off, in seconds", POSITIVE)
     XV_TOLERANCE_VEL: float = option(0.1, "how far a correct velocity may be off, of 0-1", POSITIVE)
     XV_SHIFT: float = option(-0.01, "seconds added to detected onsets before scoring")
-    MAPS_PATH: str = option("datasets/MAPS", "folder of MAPS, where the HDF5 files are of MAPS")
+
+
+@dataclass
+class Running:
+    """How long the run goes on, and what else it does."""
+
     RANDOM_SEED: int = option(0, "makes a run repeatable: weights, order of the chunks, dropout", SEED)
     MAX_STEPS: int | None = option(None, "stop after so many steps, if the epochs have not ended before", POSITIVE)
     SAVE_EVERY: int = option(100, "steps between saves of the training state", POSITIVE)
@@ -112,8 +118,11 @@ class ConfDef:
     FRAME_CACHE: bool = option(
         True, "read chunks from an uncompressed copy beside the log-mels, made at the first use if the disk has room"
     )
-    FAST: bool = option(True, "rearrange the network for speed; false: compute it as it is written down")
-    BF16: bool = option(False, "compute in bfloat16 where autocast deems it safe")
+
+
+@dataclass
+class ConfDef(SpeedConf, Running, MapsConf, Scoring, DecoderConf, Validation, Training):
+    """All settings, each overridden by KEY=value; printed from the last group named here to the first."""
 
     def __post_init__(self) -> None:
         if self.LR_MIN > self.LR_MAX:
@@ -183,18 +192,15 @@ def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingR
 def build_cross_validation(conf: ConfDef, pair: StorePair, processes: Processes) -> CrossValidation:
     """Every fifth validation recording with its ground truth."""
     indices = split_indices(pair, "validation")[::XV_TAKE_ONE_EVERY]
-    paths = midi_paths(pair, indices, conf.MAESTRO_PATH, conf.MAESTRO_VERSION, conf.MAPS_PATH)
     return CrossValidation(
         RecordingDataset(pair, indices),
-        load_ground_truths(paths),
-        Decoder(conf.DECODER_GAUSS_STD, conf.DECODER_GAUSS_KSIZE),
-        conf.XV_THRESHOLDS,
-        conf.XV_SHIFT,
-        conf.XV_CHUNK_SIZE,
-        conf.XV_CHUNK_OVERLAP,
-        conf.XV_TOLERANCE_SECS,
-        conf.XV_TOLERANCE_VEL,
-        processes,
+        references=load_ground_truths(midi_paths(pair, indices, conf.folders)),
+        decoder=Decoder(conf.decoder),
+        thresholds=conf.XV_THRESHOLDS,
+        shift_secs=conf.XV_SHIFT,
+        chunking=Chunking.from_secs(conf.XV_CHUNK_SIZE, conf.XV_CHUNK_OVERLAP, pair.frame_secs),
+        tolerances=Tolerances(conf.XV_TOLERANCE_SECS, conf.XV_TOLERANCE_VEL),
+        processes=processes,
     )
 
 

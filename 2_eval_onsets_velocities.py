@@ -20,22 +20,11 @@ import pandas as pd
 import torch
 
 from ov_piano.cli import run
-from ov_piano.config import (
-    FRACTION,
-    FRACTIONS,
-    NON_NEGATIVE,
-    NOT_EMPTY,
-    ODD,
-    POSITIVE,
-    REQUIRED,
-    one_of,
-    option,
-    to_yaml,
-)
+from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, NOT_EMPTY, POSITIVE, REQUIRED, option, to_yaml
 from ov_piano.data.chunks import RecordingDataset
 from ov_piano.data.hdf5 import StorePair, open_pair
 from ov_piano.data.splits import midi_paths, split_indices
-from ov_piano.device import DEFAULT_DEVICE, select_device
+from ov_piano.device import select_device
 from ov_piano.errors import InputError
 from ov_piano.evaluation.analysis import analyse
 from ov_piano.evaluation.evaluate import transcribe_dataset
@@ -61,24 +50,22 @@ from ov_piano.plots.evaluation import draw_recordings, draw_search
 from ov_piano.plots.recording import Transcribed
 from ov_piano.plots.style import optional
 from ov_piano.provenance import git_commit
+from ov_piano.settings import DatasetConf, DecoderConf, InferenceConf, MapsConf, SpeedConf, StoresConf, Tolerances
 from ov_piano.transcription.decoder import Decoder
-from ov_piano.transcription.strided import Infer, chunk_frames, onset_velocity_maps
+from ov_piano.transcription.strided import Infer, onset_velocity_maps
 
 
 @dataclass
-class ConfDef:
-    """Settings, each overridden by KEY=value."""
+class Output:
+    """Where results go."""
 
-    DEVICE: str = option(DEFAULT_DEVICE, "where to compute: cpu, cuda, cuda:1, ...")
-    MAESTRO_PATH: str = option("datasets/maestro/maestro-v3.0.0", "MAESTRO's folder, for the MIDI files")
-    MAESTRO_VERSION: int = option(3, "version of MAESTRO", one_of(1, 2, 3))
     OUTPUT_DIR: str = option("out", "results go into its folder eval")
-    HDF5_MEL_PATH: str = option(
-        "datasets/MAESTROv3_logmel_sr=16000_stft=2048w384h_mel=250(50-8000).h5", "log-mels, from script 0a or 0b"
-    )
-    HDF5_ROLL_PATH: str = option(
-        "datasets/MAESTROv3_roll_quant=0.024_midivals=128_extendsus=True.h5", "piano rolls, from script 0a or 0b"
-    )
+
+
+@dataclass
+class Search:
+    """What is evaluated, at which thresholds and shifts."""
+
     SNAPSHOT_INPATH: str = option(REQUIRED, "snapshot to evaluate, as saved by script 1")
     XV_TAKE_ONE_EVERY: int = option(5, "search on every so many-th validation recording", POSITIVE)
     SEARCH_THRESHOLDS: list[float] = option([0.77], "onset probabilities to try as thresholds", FRACTIONS)
@@ -86,19 +73,37 @@ class ConfDef:
     SEARCH_TIE: float = option(
         0.0, "of the shifts within so much of the best onset F1, take the one that times onsets best", FRACTION
     )
-    DECODER_GAUSS_STD: float = option(1.0, "width in frames of the blur over time", POSITIVE)
-    DECODER_GAUSS_KSIZE: int = option(11, "taps of the blur", ODD)
+
+
+@dataclass
+class Scoring:
+    """What counts as correct."""
+
     TOLERANCE_SECS: float = option(0.05, "how far a correct onset may be off, in seconds", POSITIVE)
     TOLERANCE_VEL: float = option(0.1, "how far a correct velocity may be off, of 0-1", POSITIVE)
-    INFERENCE_CHUNK_SIZE: float = option(300.0, "length in seconds that is transcribed in one piece", POSITIVE)
-    INFERENCE_CHUNK_OVERLAP: float = option(11.0, "overlap in seconds of such pieces", NON_NEGATIVE)
+
+
+@dataclass
+class Network:
+    """What the snapshot does not say of its network."""
+
     LEAKY_RELU_SLOPE: float = option(0.1, "slope of the leaky ReLUs below zero, as in training", NON_NEGATIVE)
-    MAPS_PATH: str = option("datasets/MAPS", "folder of MAPS, where the HDF5 files are of MAPS")
+
+
+@dataclass
+class Saving:
+    """What is kept beside the results."""
+
     SAVE_OPERATING_POINT: bool = option(
         False, "write the threshold and shift beside the snapshot, where ov_piano.transcribe looks for them"
     )
-    FAST: bool = option(True, "rearrange the network for speed; false: compute it as it is written down")
-    BF16: bool = option(False, "with FAST, compute in bfloat16 where that changes few events")
+
+
+@dataclass
+class ConfDef(
+    SpeedConf, Saving, MapsConf, Network, InferenceConf, Scoring, DecoderConf, Search, StoresConf, Output, DatasetConf
+):
+    """All settings, each overridden by KEY=value; printed from the last group named here to the first."""
 
     def __post_init__(self) -> None:
         if self.INFERENCE_CHUNK_OVERLAP >= self.INFERENCE_CHUNK_SIZE:
@@ -115,6 +120,10 @@ class ConfDef:
     def is_search(self) -> bool:
         return len(self.SEARCH_THRESHOLDS) * len(self.SEARCH_SHIFTS) > 1
 
+    @property
+    def tolerances(self) -> Tolerances:
+        return Tolerances(self.TOLERANCE_SECS, self.TOLERANCE_VEL)
+
 
 class Recordings(NamedTuple):
     """What is transcribed and what that is compared with."""
@@ -127,9 +136,9 @@ class Recordings(NamedTuple):
 def load_split(conf: ConfDef, pair: StorePair, split: str, take_one_every: int = 1) -> Recordings:
     """Every so many-th recording of a split with the notes of its MIDI file."""
     indices = split_indices(pair, split)[::take_one_every]
-    paths = midi_paths(pair, indices, conf.MAESTRO_PATH, conf.MAESTRO_VERSION, conf.MAPS_PATH)
     names = [pair.metadata[index].basename for index in indices]
-    return Recordings(RecordingDataset(pair, indices), names, load_ground_truths(paths))
+    references = load_ground_truths(midi_paths(pair, indices, conf.folders))
+    return Recordings(RecordingDataset(pair, indices), names, references)
 
 
 def load_model(conf: ConfDef, mels: int) -> Infer:
@@ -144,11 +153,10 @@ def transcribe(conf: ConfDef, infer: Infer, recordings: Recordings, threshold: f
     """The event table of each recording."""
     return transcribe_dataset(
         infer,
-        Decoder(conf.DECODER_GAUSS_STD, conf.DECODER_GAUSS_KSIZE),
+        Decoder(conf.decoder),
         recordings.dataset,
         threshold,
-        chunk_secs=conf.INFERENCE_CHUNK_SIZE,
-        overlap_secs=conf.INFERENCE_CHUNK_OVERLAP,
+        chunking=conf.chunking(recordings.dataset.pair.frame_secs),
         device=conf.DEVICE,
         what=what,
     )
@@ -162,30 +170,23 @@ def find_threshold_and_shift(conf: ConfDef, pair: StorePair, infer: Infer) -> tu
         return pd.DataFrame({"threshold": thresholds, "shift": shifts}), thresholds[0], shifts[0]
     recordings = load_split(conf, pair, "validation", conf.XV_TAKE_ONE_EVERY)
     estimates = transcribe(conf, infer, recordings, min(thresholds), "validation")
-    found = search(recordings.references, estimates, thresholds, shifts, **tolerances(conf))
+    found = search(recordings.references, estimates, thresholds, shifts, conf.tolerances)
     print(format_table(f"SEARCH ({len(recordings.names)} validation recordings)", found), flush=True)
     best = best_row(found)
     if conf.SEARCH_TIE:
-        unshifted = analyse(
-            recordings.names, recordings.references, estimates, best["threshold"], 0.0, **tolerances(conf)
-        )
+        unshifted = analyse(recordings.names, recordings.references, estimates, best["threshold"], 0.0, conf.tolerances)
         late_secs = unshifted["offset_secs"].mean()
         best = best_timed_row(found, late_secs, conf.SEARCH_TIE)
         print(f"Unshifted onsets are {late_secs * 1000:.1f} ms late: shift {best['shift']:g} s times them best.\n")
     return found, best["threshold"], best["shift"]
 
 
-def tolerances(conf: ConfDef) -> dict[str, float]:
-    """What the scorer takes as close enough."""
-    return {"tolerance_secs": conf.TOLERANCE_SECS, "tolerance_vel": conf.TOLERANCE_VEL}
-
-
 def transcribed(conf: ConfDef, infer: Infer, recordings: Recordings, index: int, estimate: np.ndarray) -> Transcribed:
     """All there is to draw of one recording; the network's maps, too large to keep, are computed again."""
     logmel, _, _ = recordings.dataset[index]  # (mels, t)
     pair = recordings.dataset.pair
-    sizes = chunk_frames(conf.INFERENCE_CHUNK_SIZE, conf.INFERENCE_CHUNK_OVERLAP, pair.frame_secs)
-    onset_probs, velocities = onset_velocity_maps(lambda x: infer(x.to(conf.DEVICE)), logmel, *sizes)
+    chunking = conf.chunking(pair.frame_secs)
+    onset_probs, velocities = onset_velocity_maps(lambda x: infer(x.to(conf.DEVICE)), logmel, chunking)
     return Transcribed(
         logmel.numpy(),
         onset_probs.numpy(),
@@ -193,8 +194,8 @@ def transcribed(conf: ConfDef, infer: Infer, recordings: Recordings, index: int,
         recordings.references[index],
         estimate,
         frame_secs=pair.frame_secs,
-        mel_range_hz=(pair.mel_name.fmin, pair.mel_name.fmax),
-        **tolerances(conf),
+        mel_range_hz=(pair.mel_name.settings.fmin, pair.mel_name.settings.fmax),
+        tolerances=conf.tolerances,
     )
 
 
@@ -208,8 +209,8 @@ def main(conf: ConfDef) -> None:
     with complete_folder(path) as folder:
         found, threshold, shift = find_threshold_and_shift(conf, pair, infer)
         estimates = transcribe(conf, infer, test, threshold, "test")
-        scores = score_recordings(test.names, test.references, estimates, threshold, shift, **tolerances(conf))
-        analysis = analyse(test.names, test.references, estimates, threshold, shift, **tolerances(conf))
+        scores = score_recordings(test.names, test.references, estimates, threshold, shift, conf.tolerances)
+        analysis = analyse(test.names, test.references, estimates, threshold, shift, conf.tolerances)
         tables = {"onsets": onset_table(scores), "onsets_velocities": velocity_table(scores), "analysis": analysis}
         tables = {name: with_averages(table, threshold, shift) for name, table in tables.items()}
         for name, table in tables.items():

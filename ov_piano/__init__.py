@@ -23,6 +23,7 @@ evaluation      ground_truth       MIDI files -> reference notes
                 evaluate, report   recordings -> events -> tables and files
 plots           learning_curve, recording, evaluation, transcription, style
 transcribe      the command: python -m ov_piano.transcribe
+settings        values that travel together (frames, chunks, decoder, tolerances), and options of several scripts
 config, cli, errors, log, atomic, workers, memory, device, provenance, constants: what all of them share
 """
 

@@ -23,14 +23,15 @@ from tqdm import tqdm
 
 from ov_piano.atomic import written_whole
 from ov_piano.cli import run
-from ov_piano.config import FRACTION, NON_NEGATIVE, ODD, POSITIVE, REQUIRED, option
+from ov_piano.config import FRACTION, NON_NEGATIVE, POSITIVE, REQUIRED, option
 from ov_piano.data.audio import audio_info
 from ov_piano.device import DEFAULT_DEVICE
 from ov_piano.errors import InputError
 from ov_piano.plots.transcription import plot_transcription
+from ov_piano.settings import DecoderConf, InferenceConf
 from ov_piano.transcription.midi_writer import NOTE_SECS, write_midi
 from ov_piano.transcription.stream import spool_logmel
-from ov_piano.transcription.transcriber import CHUNK_SECS, OVERLAP_SECS, Transcriber
+from ov_piano.transcription.transcriber import Transcriber
 
 MIDI_SUFFIXES = (".mid", ".midi")
 AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".aifc", ".oga", ".opus"}
@@ -38,8 +39,8 @@ AUDIO_SUFFIXES -= {".raw"}
 
 
 @dataclass
-class ConfDef:
-    """Settings of the command."""
+class Files:
+    """What to transcribe, with which snapshot, into which files."""
 
     AUDIO: str = option(REQUIRED, "recording, folder, pattern, or several of them with commas between")
     OUT: str = option("out/transcriptions", "folder for the results, or for one recording the name of its .mid file")
@@ -53,10 +54,12 @@ class ConfDef:
     OVERWRITE: bool = option(False, "replace results that exist already")
     SKIP_EXISTING: bool = option(False, "leave out recordings whose results are complete, to go on where a run ended")
     DEVICE: str = option(DEFAULT_DEVICE, "where the network runs: cpu, cuda, cuda:1 …")
-    INFERENCE_CHUNK_SIZE: float = option(CHUNK_SECS, "seconds that the network sees at once", POSITIVE)
-    INFERENCE_CHUNK_OVERLAP: float = option(OVERLAP_SECS, "seconds that neighbouring chunks share", NON_NEGATIVE)
-    DECODER_GAUSS_STD: float = option(1.0, "standard deviation of the decoder's blur in frames", POSITIVE)
-    DECODER_GAUSS_KSIZE: int = option(11, "taps of the decoder's blur", ODD)
+
+
+@dataclass
+class ConfDef(DecoderConf, InferenceConf, Files):
+    """`Files`, then what is shared with script 2."""
+
     LEAKY_RELU_SLOPE: float = option(0.1, "slope of the leaky ReLUs below zero, as in training", NON_NEGATIVE)
 
     def __post_init__(self) -> None:
@@ -167,10 +170,8 @@ def main(conf: ConfDef) -> None:
         threshold=conf.THRESHOLD,
         shift=conf.SHIFT,
         device=conf.DEVICE,
-        chunk_secs=conf.INFERENCE_CHUNK_SIZE,
-        overlap_secs=conf.INFERENCE_CHUNK_OVERLAP,
-        gauss_std=conf.DECODER_GAUSS_STD,
-        gauss_ksize=conf.DECODER_GAUSS_KSIZE,
+        chunking=conf.chunking(),
+        decoder=conf.decoder,
         leaky_relu_slope=conf.LEAKY_RELU_SLOPE,
     )
     print(

@@ -30,7 +30,7 @@ from ov_piano.data.hdf5 import MelName, RollName
 from ov_piano.data.maestro import load_recordings
 
 CHUNK_FRAMES = 333
-MEL_NAME = str(MelName("MAESTROv3", SAMPLE_RATE, WINDOW, HOP, MELS, MEL_FMIN, MEL_FMAX))
+MEL_NAME = str(MelName("MAESTROv3"))
 ROLL_NAME = str(RollName("MAESTROv3", FRAME_SECS, True))
 
 

@@ -15,6 +15,7 @@ from ov_piano.data.chunks import ChunkDataset, ReadError, RecordingDataset, chun
 from ov_piano.data.hdf5 import MelName, RollName, StoreWriter, open_pair
 from ov_piano.data.maestro import MaestroMetadata
 from ov_piano.errors import InputError
+from ov_piano.settings import LogMelSettings
 
 GOLDEN = Path(__file__).parent / "golden" / "chunks.npz"
 MELS = 6
@@ -24,7 +25,7 @@ FRAMES = (90, 1, 13, 200, 41)  # of the recordings
 def make_pair(folder, frames=FRAMES, mels=MELS, seed=0):
     """A pair of stores in ``folder``, and their arrays: log-mels (mels, t), rolls (259, t), one a recording."""
     rng = np.random.default_rng(seed)
-    mel_path = folder / str(MelName("MAESTROv3", 16000, 2048, 384, mels, 50, 8000))
+    mel_path = folder / str(MelName("MAESTROv3", LogMelSettings(mels=mels)))
     roll_path = folder / str(RollName("MAESTROv3", 0.024, True))
     arrays = []
     with StoreWriter(mel_path, mels, 37) as mel_writer, StoreWriter(roll_path, ROLL_ROWS, 37) as roll_writer:

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ov_piano.settings import DecoderSettings
 from ov_piano.transcription.decoder import COLUMNS, Decoder
 from tests.golden_weights import GOLDEN
 
@@ -44,7 +45,7 @@ def test_golden():
 def test_equals_the_definition(std, ksize):
     draw = np.random.default_rng(0)
     probs, velocities = draw.uniform(size=(2, 3, 4, 50)).astype(np.float32)
-    events = Decoder(std, ksize)(torch.from_numpy(probs), torch.from_numpy(velocities), 0.4)
+    events = Decoder(DecoderSettings(std, ksize))(torch.from_numpy(probs), torch.from_numpy(velocities), 0.4)
     expected = slow_decode(probs, velocities, 0.4, std, ksize)
     assert len(expected) > 50
     np.testing.assert_array_equal(events.to_numpy()[:, :3], expected[:, :3])
@@ -85,7 +86,7 @@ def test_plateaus_decode_alike_in_both_directions(width, before, after, level):
 def test_short_maps(frames):
     velocities = torch.arange(1.0, frames + 1) / 4
     row = torch.tensor([0.1, 0.9, 0.1])[:frames]
-    events = Decoder(gauss_ksize=1)(row[None, None], velocities[None, None], 0.05)
+    events = Decoder(DecoderSettings(gauss_ksize=1))(row[None, None], velocities[None, None], 0.05)
     expected = slow_decode(row[None, None].numpy(), velocities[None, None].numpy(), 0.05, ksize=1)
     np.testing.assert_allclose(events.to_numpy(), expected, atol=1e-6)
 
@@ -137,4 +138,4 @@ def test_impossible_maps(shape, other):
 @pytest.mark.parametrize("parameters", [(0, 11), (-1, 11), (1, 10), (1, 0), (1, -3)])
 def test_impossible_parameters(parameters):
     with pytest.raises(ValueError, match="gauss_"):
-        Decoder(*parameters)
+        DecoderSettings(*parameters)

@@ -22,6 +22,7 @@ from ov_piano.evaluation.scoring import score
 from ov_piano.evaluation.search import as_notes
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import save_snapshot
+from ov_piano.settings import Chunking
 from ov_piano.transcription.decoder import Decoder
 from tests.scripts import load_script, run_script
 
@@ -42,7 +43,7 @@ def infer_from_mels(logmel: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def transcribe(recordings: list, threshold: float = 0.3, chunk: float = 4.8, overlap: float = 0.96) -> list:
     return transcribe_dataset(
-        infer_from_mels, Decoder(), Recordings(recordings), threshold, chunk_secs=chunk, overlap_secs=overlap
+        infer_from_mels, Decoder(), Recordings(recordings), threshold, chunking=Chunking.from_secs(chunk, overlap)
     )
 
 
@@ -83,7 +84,7 @@ def test_a_model_that_finds_an_onset_in_every_other_frame():
 
 def write_case(folder: Path, dataset: str, recordings: list[Recording]) -> dict[str, str]:
     """A pair of stores whose log-mels show the onsets, and random weights: settings for script 2."""
-    mel_path = folder / str(MelName(dataset, 16000, 2048, 384, MELS, 50, 8000))
+    mel_path = folder / str(MelName(dataset))
     roll_path = folder / str(RollName(dataset, FRAME_SECS, True))
     rng = np.random.default_rng(0)
     with StoreWriter(mel_path, MELS, 333) as mels, StoreWriter(roll_path, ROLL_ROWS, 333) as rolls:
@@ -212,7 +213,7 @@ def test_script_needs_test_recordings(toy_maestro, maestro_case, tmp_path, capsy
     """A pair of files that holds the training split alone."""
     paths = {}
     for key, name, height in (
-        ("HDF5_MEL_PATH", MelName("MAESTROv3", 16000, 2048, 384, MELS, 50, 8000), MELS),
+        ("HDF5_MEL_PATH", MelName("MAESTROv3"), MELS),
         ("HDF5_ROLL_PATH", RollName("MAESTROv3", FRAME_SECS, True), ROLL_ROWS),
     ):
         paths[key] = str(tmp_path / str(name))

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from ov_piano.data.hdf5 import MelName, RollName, Store, StoreWriter, open_pair, parse_mel_name, parse_roll_name
 from ov_piano.errors import InputError
+from ov_piano.settings import LogMelSettings
 
-MEL = MelName("MAESTROv3", 16000, 2048, 384, 250, 50, 8000)
+MEL = MelName("MAESTROv3")
 ROLL = RollName("MAESTROv3", 0.024, True)
 METADATA = [(f'é "{n}"', 2004, "train", 1.5 * n, "it's", "a\\b") for n in range(6)]
 LENGTHS = (5, 333, 1, 700, 1000, 27)  # the last chunk is full at the end of the fifth: 2039 = 6 * 333 + 41
@@ -129,7 +130,7 @@ NUMBERS = st.integers(1, 10**6)
     st.sampled_from(["MAESTROv1", "MAESTROv2", "MAESTROv3", "MAPS"]), st.tuples(*[NUMBERS] * 6), NUMBERS, st.booleans()
 )
 def test_names_read_back(dataset, numbers, hop, extend_sustain):
-    mel = MelName(dataset, *numbers)
+    mel = MelName(dataset, LogMelSettings(*numbers))
     assert parse_mel_name(f"dir/{mel}") == mel
     roll = RollName(dataset, hop / numbers[0], extend_sustain)
     assert parse_roll_name(str(roll)) == roll

@@ -17,6 +17,7 @@ from ov_piano.plots.evaluation import draw_recordings, draw_search, search_figur
 from ov_piano.plots.learning_curve import History, LearningCurve, draw, smoothed, smoothing_window, thinned
 from ov_piano.plots.recording import OUTCOMES, Transcribed, outcomes, page_count, pages
 from ov_piano.plots.style import mel, new_figure, save, set_mel_axis, set_note_axis
+from ov_piano.settings import Tolerances
 
 
 def step_record(step: int, onset_loss: float) -> dict:
@@ -202,7 +203,7 @@ EMPTY = np.empty((0, 4)), np.empty((0, 3))
 
 
 def test_outcomes_by_hand():
-    found = outcomes(REFERENCE, ESTIMATE, 0.05, 0.29)
+    found = outcomes(REFERENCE, ESTIMATE, Tolerances(0.05, 0.29))
     assert list(found) == list(OUTCOMES)
     assert found["hit"].tolist() == [[1.01, 69], [1.99, 69], [3.05, 69], [4.0, 69]]
     assert found["hit, velocity off"].tolist() == [[4.5, 69]]
@@ -220,7 +221,7 @@ def test_outcomes_add_up_to_the_scores(references, estimates):
         0, [0.03, 0], (min(estimate.shape[0], references), 2)
     )
     estimate = np.maximum(estimate, 0)
-    found = {name: len(rows) for name, rows in outcomes(reference, estimate, 0.05, 0.1).items()}
+    found = {name: len(rows) for name, rows in outcomes(reference, estimate, Tolerances()).items()}
     expected, hits = score(reference, estimate), found["hit"] + found["hit, velocity off"]
     assert hits + found["missed"] == references
     assert hits + found["false"] == estimates
@@ -233,7 +234,7 @@ def recording(seconds: float, reference=REFERENCE, estimate=ESTIMATE) -> Transcr
     """Random maps of 24 ms frames."""
     rng, frames = np.random.default_rng(0), round(seconds / 0.024)
     maps = rng.normal(-20, 5, (250, frames)), rng.uniform(size=(88, frames)), rng.uniform(size=(88, frames))
-    return Transcribed(*maps, np.asarray(reference), np.asarray(estimate), 0.024, 0.05, 0.1)
+    return Transcribed(*maps, np.asarray(reference), np.asarray(estimate), 0.024)
 
 
 def panels(figure) -> list[list]:
@@ -267,7 +268,7 @@ def test_each_note_is_drawn_once_and_each_frame_at_its_time():
     late = [[onset, onset + 1, 60, 64] for onset in (0.0, 15.25, 15.5, 30.6)]  # the last one after the audio's end
     its = recording(30.5, late, [[15.25, 60, 64], [2.0, 64, 64]])
     (figure,) = pages(its, "title")
-    (row_1, row_2), expected = panels(figure), outcomes(its.reference, its.estimate, 0.05, 0.1)
+    (row_1, row_2), expected = panels(figure), outcomes(its.reference, its.estimate, Tolerances())
     assert row_1[3].get_xlim()[1] == row_2[3].get_xlim()[0] == pytest.approx(30.624 / 2)
     for index, name in enumerate(OUTCOMES):
         drawn = [tuple(place) for row in (row_1, row_2) for place in row[3].collections[index].get_offsets()]

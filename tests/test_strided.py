@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from ov_piano.errors import InputError
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
-from ov_piano.transcription.strided import chunk_frames, chunk_spans, onset_velocity_maps
+from ov_piano.settings import Chunking
+from ov_piano.transcription.strided import chunk_spans, onset_velocity_maps
 from tests.golden_weights import GOLDEN, golden_state
 
 
@@ -29,7 +30,7 @@ def test_golden():
         return onset_stages[-1], velocities
 
     onsets, velocities = onset_velocity_maps(
-        infer, torch.from_numpy(golden["x"][0]), int(golden["chunk_size"]), int(golden["chunk_overlap"])
+        infer, torch.from_numpy(golden["x"][0]), Chunking(int(golden["chunk_size"]), int(golden["chunk_overlap"]))
     )
     np.testing.assert_allclose(onsets, golden["onsets"][0], atol=1e-4, rtol=0)
     np.testing.assert_allclose(velocities, golden["velocities"][0], atol=1e-4, rtol=0)
@@ -40,7 +41,7 @@ def test_golden():
 def test_equals_whole_file_for_a_per_frame_network(frames, size):
     chunk_size, half_overlap = size
     logmel = torch.randn(250, frames, generator=torch.Generator().manual_seed(frames))
-    onsets, velocities = onset_velocity_maps(per_frame, logmel, chunk_size, 2 * half_overlap)
+    onsets, velocities = onset_velocity_maps(per_frame, logmel, Chunking(chunk_size, 2 * half_overlap))
     assert onsets.shape == velocities.shape == (88, frames)
     assert (onsets[:, 0] == 0).all()
     assert (velocities[:, 0] == 0).all()
@@ -51,7 +52,7 @@ def test_equals_whole_file_for_a_per_frame_network(frames, size):
 @given(frames=st.integers(1, 500), size=sizes)
 def test_spans_keep_each_frame_once_and_are_bounded(frames, size):
     chunk_size, half_overlap = size
-    spans = list(chunk_spans(frames, chunk_size, 2 * half_overlap))
+    spans = list(chunk_spans(frames, Chunking(chunk_size, 2 * half_overlap)))
     kept = [frame for span in spans for frame in range(span.keep_begin, span.keep_end)]
     assert kept == list(range(frames))
     for span in spans:
@@ -62,32 +63,32 @@ def test_spans_keep_each_frame_once_and_are_bounded(frames, size):
 
 
 def test_spans_by_hand():
-    assert [tuple(span) for span in chunk_spans(400, 150, 40)] == [
+    assert [tuple(span) for span in chunk_spans(400, Chunking(150, 40))] == [
         (0, 150, 0, 130),
         (110, 260, 130, 240),
         (220, 370, 240, 350),
         (330, 400, 350, 400),
     ]
-    assert [tuple(span) for span in chunk_spans(370, 150, 40)] == [
+    assert [tuple(span) for span in chunk_spans(370, Chunking(150, 40))] == [
         (0, 150, 0, 130),
         (110, 260, 130, 240),
         (220, 370, 240, 370),  # ends with the input: no chunk of overlap alone follows
     ]
-    assert [tuple(span) for span in chunk_spans(100, 150, 40)] == [(0, 100, 0, 100)]
-    assert [tuple(span) for span in chunk_spans(5, 3, 0)] == [(0, 3, 0, 3), (2, 5, 3, 5)]
+    assert [tuple(span) for span in chunk_spans(100, Chunking(150, 40))] == [(0, 100, 0, 100)]
+    assert [tuple(span) for span in chunk_spans(5, Chunking(3, 0))] == [(0, 3, 0, 3), (2, 5, 3, 5)]
 
 
 def test_one_frame_needs_no_network():
     def infer(logmel):
         raise AssertionError("nothing to infer")
 
-    onsets, velocities = onset_velocity_maps(infer, torch.zeros(250, 1), 10, 4)
+    onsets, velocities = onset_velocity_maps(infer, torch.zeros(250, 1), Chunking(10, 4))
     assert onsets.tolist() == velocities.tolist() == [[0.0]] * 88
 
 
 def test_two_frames_through_the_network():
     model = OnsetVelocityNet(init=False).eval()
-    onsets, _ = onset_velocity_maps(lambda x: (model(x)[0][-1], model(x)[1]), torch.zeros(250, 2), 10, 4)
+    onsets, _ = onset_velocity_maps(lambda x: (model(x)[0][-1], model(x)[1]), torch.zeros(250, 2), Chunking(10, 4))
     assert onsets.shape == (88, 2)
     torch.testing.assert_close(onsets[:, 1:], model(torch.zeros(1, 250, 2))[0][-1][0].sigmoid())
 
@@ -95,18 +96,18 @@ def test_two_frames_through_the_network():
 @pytest.mark.parametrize("size", [(150, 41), (150, 150), (150, -2), (1, 0), (0, 0)])
 def test_impossible_sizes(size):
     with pytest.raises(ValueError, match="expected a"):
-        onset_velocity_maps(per_frame, torch.zeros(250, 30), *size)
+        onset_velocity_maps(per_frame, torch.zeros(250, 30), Chunking(*size))
 
 
 @pytest.mark.parametrize("shape", [(1, 250, 30), (250, 0), (30,)])
 def test_impossible_input(shape):
     with pytest.raises(ValueError, match="log-mel: expected shape"):
-        onset_velocity_maps(per_frame, torch.zeros(shape), 10, 4)
+        onset_velocity_maps(per_frame, torch.zeros(shape), Chunking(10, 4))
 
 
 def test_seconds_to_frames():
-    assert chunk_frames(600.0, 2.5, 0.024) == (25000, 104)
-    assert chunk_frames(300, 11, 0.024) == (12500, 458)
+    assert Chunking.from_secs(600.0, 2.5, 0.024) == Chunking(25000, 104)
+    assert Chunking.from_secs(300, 11, 0.024) == Chunking(12500, 458)
 
 
 @pytest.mark.parametrize(
@@ -120,4 +121,4 @@ def test_seconds_to_frames():
 )
 def test_impossible_seconds(chunk_secs, overlap_secs, message):
     with pytest.raises(InputError, match=message):
-        chunk_frames(chunk_secs, overlap_secs, 0.024)
+        Chunking.from_secs(chunk_secs, overlap_secs, 0.024)

@@ -24,6 +24,7 @@ from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.operating_point import OperatingPoint, read_operating_point, write_operating_point
 from ov_piano.model.snapshot import save_snapshot
 from ov_piano.plots.transcription import plot_transcription
+from ov_piano.settings import Chunking, DecoderSettings
 from ov_piano.transcribe import ConfDef, find_recordings, main, plan_outputs
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.events import decode_pieces
@@ -87,12 +88,12 @@ def refused(capsys, *args: str) -> str:
 def test_pieces_give_the_events_of_the_whole_file(tmp_path, snapshot):
     path = tmp_path / "stereo.flac"
     sf.write(path, music(15, 44_100, channels=2), 44_100)
-    transcriber = Transcriber(snapshot, device="cpu", chunk_secs=4.8, overlap_secs=0.48, threshold=0.3)
+    transcriber = Transcriber(snapshot, device="cpu", chunking=Chunking(200, 20), threshold=0.3)
     events = transcriber(path)
     assert len(events) > 100
 
     logmel = LogMel()(load_mono(path))
-    maps = onset_velocity_maps(transcriber.infer, logmel, 200, 20)
+    maps = onset_velocity_maps(transcriber.infer, logmel, Chunking(200, 20))
     whole = Decoder()(maps[0][None], maps[1][None], 0.3)
     expected = pd.DataFrame(
         {
@@ -369,7 +370,7 @@ def test_package_offers_what_a_notebook_needs_and_stays_cheap_to_import(snapshot
     assert not ov_piano.load_model(snapshot).training
     with pytest.raises(InputError, match="threshold 7: expected a number from 0 to 1"):
         ov_piano.Transcriber(snapshot, threshold=7)
-    with pytest.raises(InputError, match="gauss_ksize 10: expected"):
-        ov_piano.Transcriber(snapshot, gauss_ksize=10)
+    with pytest.raises(InputError, match="gauss_ksize: expected an odd number above 0, found 10"):
+        ov_piano.Transcriber(snapshot, decoder=DecoderSettings(gauss_ksize=10))
     with pytest.raises(AttributeError, match="no_such"):
         _ = ov_piano.no_such

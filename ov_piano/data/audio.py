@@ -16,9 +16,10 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from ov_piano.constants import HOP, MEL_FMAX, MEL_FMIN, MELS, SAMPLE_RATE, TOP_DB, WINDOW
+from ov_piano.constants import SAMPLE_RATE, TOP_DB
 from ov_piano.data import mp3
 from ov_piano.errors import InputError
+from ov_piano.settings import LogMelSettings
 
 RATES = range(1000, 1_000_001)  # Hz, of audio files
 LARGEST_KERNEL = 2**24  # entries, made in five times as much memory; an odd ratio of rates would need gigabytes
@@ -96,12 +97,10 @@ def resampled_length(samples: int, rate_in: int, rate_out: int) -> int:
     return -(-samples * rate_out // rate_in)
 
 
-def logmel_frames(
-    samples_in: int, rate_in: int, *, sample_rate: int = SAMPLE_RATE, window: int = WINDOW, hop: int = HOP
-) -> int:
+def logmel_frames(samples_in: int, rate_in: int, settings: LogMelSettings = LogMelSettings()) -> int:
     """Frames of the log-mel of a file with ``samples_in`` samples at ``rate_in`` Hz, known beforehand."""
-    samples = resampled_length(samples_in, rate_in, sample_rate)
-    return 1 + (samples + 2 * (window // 2) - window) // hop
+    samples = resampled_length(samples_in, rate_in, settings.sample_rate)
+    return 1 + (samples + 2 * (settings.window // 2) - settings.window) // settings.hop
 
 
 class _Resampler:
@@ -204,20 +203,14 @@ class LogMel(nn.Module):
     norm; floor ``TOP_DB`` below the maximum of the whole wave.
     """
 
-    def __init__(
-        self,
-        *,
-        sample_rate: int = SAMPLE_RATE,
-        window: int = WINDOW,
-        hop: int = HOP,
-        mels: int = MELS,
-        fmin: float = MEL_FMIN,
-        fmax: float = MEL_FMAX,
-    ):
+    def __init__(self, settings: LogMelSettings = LogMelSettings()):
         super().__init__()
-        self.hop = hop
-        filters = torchaudio.functional.melscale_fbanks(window // 2 + 1, fmin, fmax, mels, sample_rate)
-        self.register_buffer("window", torch.hann_window(window), persistent=False)
+        self.hop = settings.hop
+        bins = settings.window // 2 + 1
+        filters = torchaudio.functional.melscale_fbanks(
+            bins, settings.fmin, settings.fmax, settings.mels, settings.sample_rate
+        )
+        self.register_buffer("window", torch.hann_window(settings.window), persistent=False)
         self.register_buffer("filters", filters, persistent=False)  # (bins, mels)
         self._bands = _bands(filters, BAND_MELS)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from ov_piano.data import maestro, maps
 from ov_piano.data.hdf5 import StorePair
 from ov_piano.errors import InputError
+from ov_piano.settings import DatasetFolders
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +32,18 @@ def split_indices(pair: StorePair, split: str) -> list[int]:
     return indices
 
 
-def midi_paths(
-    pair: StorePair, indices: Sequence[int], maestro_path: str, maestro_version: int, maps_path: str
-) -> list[Path]:
+def midi_paths(pair: StorePair, indices: Sequence[int], folders: DatasetFolders) -> list[Path]:
     """The MIDI files of some recordings, found in the dataset that the stores were made from.
 
     :raises InputError: no such dataset, another version of it, or one that lacks a recording
     """
     if pair.dataset == "MAPS":
-        root, recordings = maps_path, maps.load_recordings(maps_path, need_audio=False)
-    elif pair.dataset == maestro.dataset_name(maestro_version):
-        root, recordings = maestro_path, maestro.load_recordings(maestro_path, maestro_version, need_audio=False)
+        root, recordings = folders.maps, maps.load_recordings(folders.maps, need_audio=False)
+    elif pair.dataset == maestro.dataset_name(folders.maestro_version):
+        root = folders.maestro
+        recordings = maestro.load_recordings(root, folders.maestro_version, need_audio=False)
     else:
-        raise InputError(f"{pair.mel.path}: holds {pair.dataset}, but MAESTRO_VERSION={maestro_version}")
+        raise InputError(f"{pair.mel.path}: holds {pair.dataset}, but MAESTRO_VERSION={folders.maestro_version}")
     paths = {recording.name: recording.midi_path for recording in recordings}
     names = [pair.metadata[index].basename for index in indices]
     for name in names:

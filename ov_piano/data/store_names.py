@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from ov_piano.constants import MIDI_VALUES, ROLL_ROWS
 from ov_piano.data.maestro import MaestroMetadata
 from ov_piano.data.maps import MapsMetadata
 from ov_piano.errors import InputError
+from ov_piano.settings import LogMelSettings
 
 METADATA_CLASSES = {
     "MAESTROv1": MaestroMetadata,
@@ -23,26 +25,21 @@ _ROLL_NAME = "{dataset}_roll_quant={frame_secs:g}_midivals={midi_values:d}_exten
 
 
 class MelName(NamedTuple):
-    """Parameters of a log-mel store: rates in Hz, lengths in samples."""
+    """Parameters of a log-mel store."""
 
     dataset: str
-    sample_rate: int
-    window: int
-    hop: int
-    mels: int
-    fmin: int
-    fmax: int
+    settings: LogMelSettings = LogMelSettings()
 
     @property
     def frame_secs(self) -> float:
-        return self.hop / self.sample_rate if self.sample_rate else math.nan
+        return self.settings.frame_secs
 
     @property
     def height(self) -> int:
-        return self.mels
+        return self.settings.mels
 
     def __str__(self) -> str:
-        return _MEL_NAME.replace(":d}", "}").format(**self._asdict())
+        return _MEL_NAME.replace(":d}", "}").format(dataset=self.dataset, **asdict(self.settings))
 
 
 class RollName(NamedTuple):
@@ -65,7 +62,8 @@ def parse_mel_name(path: str | os.PathLike) -> MelName:
     """:raises InputError: the name is not one that `MelName` makes."""
     name = Path(path).name
     found = parse.parse(_MEL_NAME, name, case_sensitive=True)
-    return _same_name(found and MelName(**found.named), path, MelName("MAESTROv3", 16000, 2048, 384, 250, 50, 8000))
+    parsed = found and MelName(found.named.pop("dataset"), LogMelSettings(**found.named))
+    return _same_name(parsed, path, MelName("MAESTROv3"), parsed and astuple(parsed.settings))
 
 
 def parse_roll_name(path: str | os.PathLike) -> RollName:
@@ -73,13 +71,12 @@ def parse_roll_name(path: str | os.PathLike) -> RollName:
     name = Path(path).name
     found = parse.parse(_ROLL_NAME, name, case_sensitive=True)
     parsed = found and RollName(found["dataset"], found["frame_secs"], found["extend_sustain"] == "True")
-    return _same_name(parsed, path, RollName("MAESTROv3", 0.024, True))
+    return _same_name(parsed, path, RollName("MAESTROv3", 0.024, True), parsed and (parsed.frame_secs,))
 
 
-def _same_name(parsed, path, example):
+def _same_name(parsed, path, example, numbers):
     """``parsed`` if it makes the name of ``path`` again and makes sense: catches what the pattern lets through."""
-    if parsed and str(parsed) == Path(path).name and parsed.dataset in METADATA_CLASSES:
-        numbers = [value for value in parsed[1:] if not isinstance(value, bool)]
-        if all(0 <= value < math.inf for value in numbers) and parsed.frame_secs > 0:
-            return parsed
+    is_one_of_ours = parsed and str(parsed) == Path(path).name and parsed.dataset in METADATA_CLASSES
+    if is_one_of_ours and min(numbers) >= 0 and 0 < parsed.frame_secs < math.inf:
+        return parsed
     raise InputError(f"{path}: expected a file name like {example} (MAESTROv1, v2, v3 or MAPS)")

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ov_piano.evaluation.scoring import TOLERANCE_SECS, TOLERANCE_VEL, match_onsets, score
+from ov_piano.evaluation.scoring import match_onsets, score
 from ov_piano.evaluation.search import as_notes, reaches
+from ov_piano.settings import Tolerances
 
 COLUMNS = ["notes", "events", "F1_constant_velocity", "offset_secs", "P_aligned", "R_aligned", "F1_aligned"]
 CONSTANT_VELOCITY = 64.0
@@ -19,9 +20,7 @@ def analyse(
     estimates: Sequence[pd.DataFrame],
     threshold: float,
     shift: float,
-    *,
-    tolerance_secs: float = TOLERANCE_SECS,
-    tolerance_vel: float = TOLERANCE_VEL,
+    tolerances: Tolerances = Tolerances(),
 ) -> pd.DataFrame:
     """A row a recording, indexed by name, at one threshold and shift.
 
@@ -37,9 +36,9 @@ def analyse(
         estimate = as_notes(events[reaches(events, threshold)], shift)
         constant = estimate.copy()
         constant[:, 2] = CONSTANT_VELOCITY
-        floor = score(reference, constant, tolerance_secs, tolerance_vel).onsets_velocities.f1
-        offset = median_offset(reference, estimate, OFFSET_REACH * tolerance_secs)
-        aligned = score(reference, estimate - [offset, 0, 0], tolerance_secs, tolerance_vel).onsets
+        floor = score(reference, constant, tolerances).onsets_velocities.f1
+        offset = median_offset(reference, estimate, OFFSET_REACH * tolerances.onset_secs)
+        aligned = score(reference, estimate - [offset, 0, 0], tolerances).onsets
         rows.append((len(reference), len(estimate), floor, offset, *aligned))
     return pd.DataFrame(rows, index=pd.Index(names, name="Filename"), columns=COLUMNS)
 

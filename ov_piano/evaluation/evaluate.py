@@ -5,9 +5,10 @@ import torch
 from tqdm import tqdm
 
 from ov_piano.data.chunks import RecordingDataset
+from ov_piano.settings import Chunking
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.events import detect_events
-from ov_piano.transcription.strided import Infer, chunk_frames
+from ov_piano.transcription.strided import Infer
 
 
 def transcribe_dataset(
@@ -16,8 +17,7 @@ def transcribe_dataset(
     dataset: RecordingDataset,
     threshold: float,
     *,
-    chunk_secs: float,
-    overlap_secs: float,
+    chunking: Chunking,
     device: torch.device | str = "cpu",
     what: str = "transcribing",
 ) -> list[pd.DataFrame]:
@@ -28,10 +28,9 @@ def transcribe_dataset(
     :param infer: see `onset_velocity_pieces`
     :param threshold: probability from which on a peak is an event
     :param what: label of the progress bar, which shows on terminals only
-    :raises InputError: chunk or overlap that do not fit the frames, unreadable data
+    :raises InputError: unreadable data
     """
     frame_secs = dataset.pair.frame_secs
-    chunk_size, chunk_overlap = chunk_frames(chunk_secs, overlap_secs, frame_secs)
     tables = []
     for index in tqdm(range(len(dataset)), desc=what, unit="recording", disable=None):
         logmel, _, _ = dataset[index]  # (mels, t)
@@ -41,8 +40,7 @@ def transcribe_dataset(
             lambda begin, end, logmel=logmel: logmel[:, begin:end],
             logmel.shape[1],
             threshold=threshold,
-            chunk_size=chunk_size,
-            chunk_overlap=chunk_overlap,
+            chunking=chunking,
             frame_secs=frame_secs,
         )
         tables.append(events)

@@ -22,8 +22,8 @@ import numpy as np
 from mir_eval.transcription import N_DECIMALS
 from mir_eval.util import _bipartite_match, f_measure
 
-TOLERANCE_SECS = 0.05
-TOLERANCE_VEL = 0.1
+from ov_piano.settings import Tolerances
+
 _MARGIN_SECS = 1e-3  # candidates are gathered this much too widely, then tested exactly
 
 
@@ -42,12 +42,7 @@ class Scores(NamedTuple):
     onsets_velocities: PRF
 
 
-def score(
-    reference: np.ndarray,
-    estimate: np.ndarray,
-    tolerance_secs: float = TOLERANCE_SECS,
-    tolerance_vel: float = TOLERANCE_VEL,
-) -> Scores:
+def score(reference: np.ndarray, estimate: np.ndarray, tolerances: Tolerances = Tolerances()) -> Scores:
     """Scores of ``estimate`` (m, 3) against ``reference`` (n, 4), columns as in the module's docstring.
 
     Estimates before the recording's start (a negative shift of a note at its very beginning)
@@ -56,8 +51,8 @@ def score(
     :raises ValueError: wrong shape, values that are not finite, fractional notes, negative velocities.
     """
     reference, estimate = check_notes(reference, 4, "reference"), check_notes(estimate, 3, "estimate")
-    matches = match_onsets(reference, estimate, tolerance_secs)
-    return score_matches(reference[:, 3], estimate[:, 2], matches, len(estimate), tolerance_vel)
+    matches = match_onsets(reference, estimate, tolerances.onset_secs)
+    return score_matches(reference[:, 3], estimate[:, 2], matches, len(estimate), tolerances.velocity)
 
 
 def check_notes(notes: np.ndarray, columns: int, what: str) -> np.ndarray:

@@ -12,8 +12,6 @@ import numpy as np
 import pandas as pd
 
 from ov_piano.evaluation.scoring import (
-    TOLERANCE_SECS,
-    TOLERANCE_VEL,
     are_near,
     candidate_pairs,
     check_notes,
@@ -21,6 +19,7 @@ from ov_piano.evaluation.scoring import (
     score_matches,
     shifted_onsets,
 )
+from ov_piano.settings import Tolerances
 
 ONSET_COLUMNS = ["P", "R", "F1"]
 VELOCITY_COLUMNS = ["P_velocities", "R_velocities", "F1_velocities"]
@@ -31,17 +30,16 @@ def search(
     estimates: Sequence[pd.DataFrame],
     thresholds: Sequence[float],
     shifts: Sequence[float],
-    **tolerances: float,
+    tolerances: Tolerances = Tolerances(),
 ) -> pd.DataFrame:
     """Mean scores over the recordings, a row a (threshold, shift) in the order given, thresholds outside.
 
     ``references``: note arrays (n, 4); ``estimates``: event tables decoded at a threshold no higher than
-    the lowest of ``thresholds``; ``shifts`` in seconds, added to the onsets; ``tolerances``:
-    ``tolerance_secs`` and ``tolerance_vel`` as in `scoring.score`.
+    the lowest of ``thresholds``; ``shifts`` in seconds, added to the onsets.
     Columns: ``threshold``, ``shift``, `ONSET_COLUMNS`, `VELOCITY_COLUMNS`.
     """
     grids = [
-        score_grid(reference, events, thresholds, shifts, **tolerances)
+        score_grid(reference, events, thresholds, shifts, tolerances)
         for reference, events in zip(references, estimates, strict=True)
     ]
     means = np.mean(grids, axis=0).reshape(-1, 6)
@@ -73,11 +71,11 @@ def score_recordings(
     estimates: Sequence[pd.DataFrame],
     threshold: float,
     shift: float,
-    **tolerances: float,
+    tolerances: Tolerances = Tolerances(),
 ) -> pd.DataFrame:
     """Scores at one threshold and shift, a row a recording, indexed by name; columns as in :func:`search`."""
     rows = [
-        score_grid(reference, events, [threshold], [shift], **tolerances).ravel()
+        score_grid(reference, events, [threshold], [shift], tolerances).ravel()
         for reference, events in zip(references, estimates, strict=True)
     ]
     return pd.DataFrame(rows, index=pd.Index(names, name="Filename"), columns=ONSET_COLUMNS + VELOCITY_COLUMNS)
@@ -88,23 +86,21 @@ def score_grid(
     events: pd.DataFrame,
     thresholds: Sequence[float],
     shifts: Sequence[float],
-    *,
-    tolerance_secs: float = TOLERANCE_SECS,
-    tolerance_vel: float = TOLERANCE_VEL,
+    tolerances: Tolerances = Tolerances(),
 ) -> np.ndarray:
     """One recording's scores (thresholds, shifts, 6), equal to `scoring.score` at each point."""
     reference = check_notes(reference, 4, "reference")
     estimate = check_notes(as_notes(events), 3, "estimate")
     chosen = [reaches(events, threshold) for threshold in thresholds]  # (m,) each
-    refs, ests = candidate_pairs(reference, estimate, tolerance_secs + np.abs(shifts).max())
+    refs, ests = candidate_pairs(reference, estimate, tolerances.onset_secs + np.abs(shifts).max())
     scores = np.empty((len(thresholds), len(shifts), 6))
     for s, shift in enumerate(shifts):
-        near = are_near(reference[refs, 0], shifted_onsets(estimate, shift)[ests], tolerance_secs)
+        near = are_near(reference[refs, 0], shifted_onsets(estimate, shift)[ests], tolerances.onset_secs)
         near_refs, near_ests = refs[near], ests[near]
         for t, kept in enumerate(chosen):
             pairs = kept[near_ests]
             matches = match_pairs(near_refs[pairs], near_ests[pairs])
-            scored = score_matches(reference[:, 3], estimate[:, 2], matches, int(kept.sum()), tolerance_vel)
+            scored = score_matches(reference[:, 3], estimate[:, 2], matches, int(kept.sum()), tolerances.velocity)
             scores[t, s] = np.concatenate(scored)
     return scores
 

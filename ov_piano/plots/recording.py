@@ -12,6 +12,7 @@ from matplotlib.image import AxesImage
 from ov_piano.constants import LOWEST_NOTE, MEL_FMAX, MEL_FMIN, TOP_DB
 from ov_piano.evaluation.scoring import match_onsets, velocities_are_close
 from ov_piano.plots.style import BLUE, LIGHT, ORANGE, SKY, VERMILION, mel, new_figure, set_mel_axis, set_note_axis
+from ov_piano.settings import Tolerances
 from ov_piano.transcription.events import MAX_VELOCITY
 
 ROW_SECS = 30  # at most; all rows of a recording are equally long
@@ -48,8 +49,7 @@ class Transcribed:
     reference: np.ndarray
     estimate: np.ndarray
     frame_secs: float
-    tolerance_secs: float
-    tolerance_vel: float
+    tolerances: Tolerances = Tolerances()
     mel_range_hz: tuple[float, float] = (MEL_FMIN, MEL_FMAX)
 
     @property
@@ -59,16 +59,14 @@ class Transcribed:
         return max([self.logmel.shape[1] * self.frame_secs, *(onset + self.frame_secs for onset in onsets)])
 
 
-def outcomes(
-    reference: np.ndarray, estimate: np.ndarray, tolerance_secs: float, tolerance_vel: float
-) -> dict[str, np.ndarray]:
+def outcomes(reference: np.ndarray, estimate: np.ndarray, tolerances: Tolerances) -> dict[str, np.ndarray]:
     """How each note fared in scoring: name as in `OUTCOMES` -> (k, 2) of onset (s) and MIDI note.
 
     A hit with another velocity counts for onsets, but not for onsets with velocities. Hits are where they
     were detected, misses where they should have been.
     """
-    matches = match_onsets(reference, estimate, tolerance_secs)
-    close = velocities_are_close(reference[:, 3], estimate[:, 2], matches, tolerance_vel)
+    matches = match_onsets(reference, estimate, tolerances.onset_secs)
+    close = velocities_are_close(reference[:, 3], estimate[:, 2], matches, tolerances.velocity)
     missed = np.ones(len(reference), bool)
     missed[matches[:, 0]] = False
     false = np.ones(len(estimate), bool)
@@ -85,7 +83,7 @@ def pages(recording: Transcribed, title: str) -> Iterator[Figure]:
     """The recording in rows of up to `ROW_SECS`, a figure for every `ROWS_A_PAGE` rows: see `page_count`."""
     rows = _row_count(recording)
     row_secs = max(recording.seconds / rows, 1.0)
-    notes = outcomes(recording.reference, recording.estimate, recording.tolerance_secs, recording.tolerance_vel)
+    notes = outcomes(recording.reference, recording.estimate, recording.tolerances)
     title += "\n" + "; ".join(f"{len(notes[name])} {name}" for name in OUTCOMES)
     count = page_count(recording)
     for page in range(count):

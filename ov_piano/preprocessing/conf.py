@@ -8,6 +8,7 @@ from ov_piano.data.store_names import MelName, RollName
 from ov_piano.device import select_device
 from ov_piano.errors import InputError
 from ov_piano.preprocessing.parts import PartSettings
+from ov_piano.settings import LogMelSettings
 
 WITHIN_AN_HOUR = Check("a number above 0, at most 3600", lambda x: 0 < x <= 3600)
 
@@ -44,17 +45,22 @@ class PreprocessConf:
         if self.chunk_frames < 1:
             raise InputError(
                 f"setting HDF5_CHUNKLEN_SECONDS={self.HDF5_CHUNKLEN_SECONDS}: expected at least a frame, "
-                f"{self.STFT_HOPSIZE / self.TARGET_SR:g} s"
+                f"{self.logmel.frame_secs:g} s"
             )
         select_device(self.DEVICE)
 
     @property
+    def logmel(self) -> LogMelSettings:
+        return LogMelSettings(
+            self.TARGET_SR, self.STFT_WINSIZE, self.STFT_HOPSIZE, self.MELBINS, self.MEL_FMIN, self.MEL_FMAX
+        )
+
+    @property
     def chunk_frames(self) -> int:
-        return round(self.HDF5_CHUNKLEN_SECONDS / (self.STFT_HOPSIZE / self.TARGET_SR))
+        return round(self.HDF5_CHUNKLEN_SECONDS / self.logmel.frame_secs)
 
     def part_settings(self, dataset: str) -> PartSettings:
         """The settings as the preprocessing takes them, for the dataset's name as in the HDF5 file names."""
-        rates = (self.TARGET_SR, self.STFT_WINSIZE, self.STFT_HOPSIZE)
-        mel = MelName(dataset, *rates, self.MELBINS, self.MEL_FMIN, self.MEL_FMAX)
+        mel = MelName(dataset, self.logmel)
         roll = RollName(dataset, mel.frame_secs, self.MIDI_SUS_EXTEND)
         return PartSettings(mel, roll, self.chunk_frames, self.IGNORE_MEL, self.DEVICE)

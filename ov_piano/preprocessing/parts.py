@@ -8,8 +8,8 @@ it was made from: a run that was killed goes on with the parts that are there.
 import json
 import os
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -24,6 +24,7 @@ from ov_piano.data.recording import Recording
 from ov_piano.data.steady_file import new_hdf5
 from ov_piano.data.store_names import MelName, RollName
 from ov_piano.errors import InputError
+from ov_piano.settings import LogMelSettings
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,12 @@ def count_frames(recording: Recording, settings: PartSettings) -> int:
 
     :raises InputError: MIDI or audio cannot be used.
     """
-    mel, path = settings.mel, recording.audio_path
+    path = recording.audio_path
     last_secs = read_messages(recording.midi_path).last_secs
     if settings.ignore_mel and not path.exists():
         return len(frame_times(last_secs, settings.roll.frame_secs))
     info = audio_info(path)
-    frames = logmel_frames(info.samples, info.sample_rate, sample_rate=mel.sample_rate, window=mel.window, hop=mel.hop)
+    frames = logmel_frames(info.samples, info.sample_rate, settings.mel.settings)
     if frames < 1:
         raise InputError(f"{path}: too short, {info.samples} samples at {info.sample_rate} Hz")
     return frames
@@ -161,9 +162,9 @@ def _roll(job: Job) -> tuple[np.ndarray, Report]:
 
 def _logmel(job: Job) -> np.ndarray:
     """The log-mel (mels, frames) of the recording's audio."""
-    name, path, device = job.settings.mel, job.recording.audio_path, job.settings.device
-    transform = _transform(name, device)
-    wave = load_mono(path, name.sample_rate)
+    settings, path, device = job.settings.mel.settings, job.recording.audio_path, job.settings.device
+    transform = _transform(settings, device)
+    wave = load_mono(path, settings.sample_rate)
     try:
         with torch.inference_mode():
             logmel = transform(wave.to(device)).cpu().numpy()
@@ -174,12 +175,6 @@ def _logmel(job: Job) -> np.ndarray:
     return logmel
 
 
-_transforms: dict[Any, LogMel] = {}  # one a process
-
-
-def _transform(name: MelName, device: str) -> LogMel:
-    if (name, device) not in _transforms:
-        settings = {"sample_rate": name.sample_rate, "window": name.window, "hop": name.hop}
-        transform = LogMel(**settings, mels=name.mels, fmin=name.fmin, fmax=name.fmax)
-        _transforms[name, device] = transform.to(device)
-    return _transforms[name, device]
+@cache  # one a process
+def _transform(settings: LogMelSettings, device: str) -> LogMel:
+    return LogMel(settings).to(device)

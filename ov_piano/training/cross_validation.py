@@ -9,9 +9,10 @@ import pandas as pd
 from ov_piano.data.chunks import RecordingDataset
 from ov_piano.evaluation.evaluate import transcribe_dataset
 from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS, best_row, search
+from ov_piano.settings import Chunking, Tolerances
 from ov_piano.training.processes import Processes
 from ov_piano.transcription.decoder import Decoder
-from ov_piano.transcription.strided import Infer, chunk_frames
+from ov_piano.transcription.strided import Infer
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,6 @@ class CrossValidation:
     """What is transcribed, how, and what it is compared with.
 
     :param references: ground truth (n, 4) of each recording
-    :param chunk_secs: length that is transcribed in one piece; ``overlap_secs``: overlap of such pieces
     :param shift_secs: added to detected onsets before scoring
     """
 
@@ -28,15 +28,9 @@ class CrossValidation:
     decoder: Decoder
     thresholds: Sequence[float]
     shift_secs: float
-    chunk_secs: float
-    overlap_secs: float
-    tolerance_secs: float
-    tolerance_vel: float
+    chunking: Chunking
+    tolerances: Tolerances
     processes: Processes
-
-    def __post_init__(self) -> None:
-        """:raises InputError: sizes that do not fit the frames; better now than at the first validation"""
-        chunk_frames(self.chunk_secs, self.overlap_secs, self.recordings.pair.frame_secs)
 
     def __call__(self, infer: Infer) -> pd.DataFrame:
         """Mean scores over the recordings, a row a threshold, as `search` gives them.
@@ -49,20 +43,12 @@ class CrossValidation:
             self.decoder,
             mine,
             min(self.thresholds),
-            chunk_secs=self.chunk_secs,
-            overlap_secs=self.overlap_secs,
+            chunking=self.chunking,
             device=self.processes.device,
             what="cross-validation",
         )
         events = self.processes.collect(events)
-        return search(
-            self.references,
-            events,
-            self.thresholds,
-            [self.shift_secs],
-            tolerance_secs=self.tolerance_secs,
-            tolerance_vel=self.tolerance_vel,
-        )
+        return search(self.references, events, self.thresholds, [self.shift_secs], self.tolerances)
 
 
 def summary(scores: pd.DataFrame) -> dict[str, float]:

@@ -5,24 +5,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ov_piano.settings import DecoderSettings
+
 COLUMNS = ("batch_idx", "key", "t_idx", "prob", "vel")
 
 
 class Decoder:
-    """Peak picking: blur the probabilities over time, keep local maxima that reach a threshold.
+    """Peak picking: blur the probabilities over time, keep local maxima that reach a threshold."""
 
-    :param gauss_std: standard deviation of the Gaussian blur, in frames
-    :param gauss_ksize: odd number of taps of the blur
-    :raises ValueError: a parameter outside its range
-    """
-
-    def __init__(self, gauss_std: float = 1, gauss_ksize: int = 11):
-        if gauss_std <= 0:
-            raise ValueError(f"gauss_std: expected a number above 0, found {gauss_std}")
-        if gauss_ksize < 1 or gauss_ksize % 2 == 0:
-            raise ValueError(f"gauss_ksize: expected an odd number above 0, found {gauss_ksize}")
-        taps = torch.arange(gauss_ksize, dtype=torch.float64) - gauss_ksize // 2
-        kernel = torch.exp(-0.5 * (taps / gauss_std) ** 2)
+    def __init__(self, settings: DecoderSettings = DecoderSettings()):
+        taps = torch.arange(settings.gauss_ksize, dtype=torch.float64) - settings.gauss_ksize // 2
+        kernel = torch.exp(-0.5 * (taps / settings.gauss_std) ** 2)
         self.kernel = (kernel / kernel.sum()).float()  # (gauss_ksize,)
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ov_piano.constants import FRAME_SECS, LOWEST_NOTE
+from ov_piano.settings import Chunking
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.strided import Infer, Read, onset_velocity_pieces
 
@@ -20,8 +21,7 @@ def detect_events(
     frames: int,
     *,
     threshold: float,
-    chunk_size: int,
-    chunk_overlap: int,
+    chunking: Chunking,
     frame_secs: float = FRAME_SECS,
     progress: Callable[[float], None] = lambda secs: None,
 ) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def detect_events(
             progress(piece.shape[2] * frame_secs)
             yield piece
 
-    pieces = told(onset_velocity_pieces(infer, read, frames, chunk_size, chunk_overlap))
+    pieces = told(onset_velocity_pieces(infer, read, frames, chunking))
     found = pd.concat(list(decode_pieces(decoder, pieces, threshold)), ignore_index=True)
     events = pd.DataFrame(
         {

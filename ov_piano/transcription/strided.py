@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ov_piano.constants import KEYS
-from ov_piano.errors import InputError
+from ov_piano.settings import Chunking
 
 Infer = Callable[[Tensor], tuple[Tensor, Tensor]]
 Read = Callable[[int, int], Tensor]
@@ -23,40 +23,17 @@ class Span(NamedTuple):
     keep_end: int
 
 
-def chunk_frames(chunk_secs: float, overlap_secs: float, frame_secs: float) -> tuple[int, int]:
-    """Chunk size and overlap in frames.
-
-    :raises InputError: the chunk is not longer than two frames and the overlap, or the overlap is not an
-        even number of frames
-    """
-    size, overlap = round(chunk_secs / frame_secs), round(overlap_secs / frame_secs)
-    try:
-        _check(size, overlap)
-    except ValueError as error:
-        hint = ""
-        if 0 < overlap < size and overlap % 2:
-            hint = f"; {frame_secs * (overlap - 1):g} s or {frame_secs * (overlap + 1):g} s would do"
-        setting = f"chunks of {chunk_secs:g} s with an overlap of {overlap_secs:g} s at {frame_secs:g} s a frame"
-        raise InputError(f"{setting}: {error}{hint}") from None
-    return size, overlap
-
-
-def chunk_spans(frames: int, chunk_size: int, chunk_overlap: int) -> Iterator[Span]:
+def chunk_spans(frames: int, chunking: Chunking) -> Iterator[Span]:
     """Chunks that together keep each of ``frames`` frames once, in order.
 
     A chunk gives up half of the overlap at each end where another chunk goes on. Without overlap it reads
     one frame more before its begin, as the network's output lacks the first frame of its input.
-
-    :param chunk_size: frames, at least 2
-    :param chunk_overlap: frames, an even number below ``chunk_size``
-    :raises ValueError: sizes that are not so
     """
-    _check(chunk_size, chunk_overlap)
-    margin = chunk_overlap // 2
-    for begin in range(0, max(1, frames - chunk_overlap), chunk_size - chunk_overlap):
-        end = min(begin + chunk_size, frames)
+    margin = chunking.overlap // 2
+    for begin in range(0, max(1, frames - chunking.overlap), chunking.size - chunking.overlap):
+        end = min(begin + chunking.size, frames)
         yield Span(
-            begin=begin if chunk_overlap else max(0, begin - 1),
+            begin=begin if chunking.overlap else max(0, begin - 1),
             end=end,
             keep_begin=begin + margin if begin > 0 else 0,
             keep_end=end - margin if end < frames else frames,
@@ -64,9 +41,7 @@ def chunk_spans(frames: int, chunk_size: int, chunk_overlap: int) -> Iterator[Sp
 
 
 @torch.no_grad()
-def onset_velocity_pieces(
-    infer: Infer, read: Read, frames: int, chunk_size: int, chunk_overlap: int
-) -> Iterator[Tensor]:
+def onset_velocity_pieces(infer: Infer, read: Read, frames: int, chunking: Chunking) -> Iterator[Tensor]:
     """Onset probabilities and velocities of a recording, piece after piece: (2, keys, t) in 0..1 each.
 
     The network lacks its input's first frame, which is 0 here. Its output depends a little on the whole
@@ -75,11 +50,8 @@ def onset_velocity_pieces(
     :param infer: log-mel (1, mels, t) -> onset logits and velocity logits, both (1, keys, t-1), on any device
     :param read: the log-mel from a frame to before another, (mels, t) in dB
     :param frames: of the whole recording, at least 1
-    :param chunk_size: frames, at least 2
-    :param chunk_overlap: frames, an even number below ``chunk_size``
-    :raises ValueError: a parameter outside its range
     """
-    for begin, end, keep_begin, keep_end in chunk_spans(frames, chunk_size, chunk_overlap):
+    for begin, end, keep_begin, keep_end in chunk_spans(frames, chunking):
         logmel = read(begin, end)[None]  # (1, mels, t)
         if end - begin < 2:  # a recording of one frame
             yield logmel.new_zeros(2, KEYS, end - begin)
@@ -89,24 +61,13 @@ def onset_velocity_pieces(
         yield maps[:, :, keep_begin - begin : keep_end - begin]
 
 
-def onset_velocity_maps(infer: Infer, logmel: Tensor, chunk_size: int, chunk_overlap: int) -> tuple[Tensor, Tensor]:
+def onset_velocity_maps(infer: Infer, logmel: Tensor, chunking: Chunking) -> tuple[Tensor, Tensor]:
     """The joined :func:`onset_velocity_pieces` of a log-mel (mels, t) on its device: (keys, t) each."""
     if logmel.ndim != 2 or logmel.shape[1] == 0:
         raise ValueError(f"log-mel: expected shape (mels, 1 or more), found {tuple(logmel.shape)}")
     frames = logmel.shape[1]
     maps, done = logmel.new_empty(2, KEYS, frames, dtype=torch.float32), 0
-    pieces = onset_velocity_pieces(infer, lambda begin, end: logmel[:, begin:end], frames, chunk_size, chunk_overlap)
-    for piece in pieces:
+    for piece in onset_velocity_pieces(infer, lambda begin, end: logmel[:, begin:end], frames, chunking):
         maps[:, :, done : done + piece.shape[2]] = piece
         done += piece.shape[2]
     return maps[0], maps[1]
-
-
-def _check(chunk_size: int, chunk_overlap: int) -> None:
-    if chunk_size < 2:
-        raise ValueError(f"expected a chunk of at least 2 frames, found {chunk_size}")
-    if chunk_overlap < 0 or chunk_overlap % 2 or chunk_overlap >= chunk_size:
-        raise ValueError(
-            f"expected an overlap of an even number of frames from 0 to below the chunk's {chunk_size}, "
-            f"found {chunk_overlap}"
-        )

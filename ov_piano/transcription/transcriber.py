@@ -13,22 +13,19 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from ov_piano.constants import FRAME_SECS
 from ov_piano.device import DEFAULT_DEVICE, select_device
 from ov_piano.errors import InputError
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.operating_point import PUBLISHED, read_operating_point
 from ov_piano.model.snapshot import load_snapshot
+from ov_piano.settings import Chunking, DecoderSettings
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.events import detect_events
 from ov_piano.transcription.stream import SpooledLogMel, spool_logmel
-from ov_piano.transcription.strided import chunk_frames
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 SHIPPED = "OnsetVelocityNet_*.torch"
-CHUNK_SECS = 300.0  # as script 2
-OVERLAP_SECS = 11.0
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +56,7 @@ class Transcriber:
     :param threshold: probability from which on a peak is an event; None: the snapshot's own
     :param shift: seconds added to every onset; None: the snapshot's own
     :param device: "cpu", "cuda", "cuda:1" …
-    :param chunk_secs, overlap_secs: seconds that the network sees at once, and of them shared with the next chunk
-    :param gauss_std, gauss_ksize: see `Decoder`
+    :param chunking: frames that the network sees at once; default: 300 s, 11 s of them shared with the next chunk
     :param leaky_relu_slope: as in the snapshot's training
     :param fast: rearrange the network for speed; False: compute it as it is written down
     :raises InputError: a file or value that cannot be used
@@ -73,23 +69,19 @@ class Transcriber:
         threshold: float | None = None,
         shift: float | None = None,
         device: str = DEFAULT_DEVICE,
-        chunk_secs: float = CHUNK_SECS,
-        overlap_secs: float = OVERLAP_SECS,
-        gauss_std: float = 1,
-        gauss_ksize: int = 11,
+        chunking: Chunking = Chunking.from_secs(),
+        decoder: DecoderSettings = DecoderSettings(),
         leaky_relu_slope: float = 0.1,
         fast: bool = True,
     ):
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold {threshold}: expected a number from 0 to 1")
-        if gauss_std <= 0 or gauss_ksize < 1 or gauss_ksize % 2 == 0:
-            raise InputError(f"gauss_std {gauss_std}, gauss_ksize {gauss_ksize}: expected above 0, and odd")
         self.snapshot = Path(snapshot or shipped_snapshot())
         self.device = select_device(device)
         model = load_model(self.snapshot, device, leaky_relu_slope)
         self.infer = optimize_for_inference(model) if fast else model.infer
-        self.chunk_size, self.chunk_overlap = chunk_frames(chunk_secs, overlap_secs, FRAME_SECS)
-        self.decoder = Decoder(gauss_std, gauss_ksize)
+        self.chunking = chunking
+        self.decoder = Decoder(decoder)
         point = read_operating_point(self.snapshot)
         if point is None and None in (threshold, shift):
             point = PUBLISHED
@@ -119,8 +111,7 @@ class Transcriber:
             logmel.read,
             logmel.frames,
             threshold=self.threshold,
-            chunk_size=self.chunk_size,
-            chunk_overlap=self.chunk_overlap,
+            chunking=self.chunking,
             progress=progress,
         )
         events["onset_secs"] = (events["onset_secs"] + self.shift).clip(lower=0.0)

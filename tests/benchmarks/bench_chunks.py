@@ -90,7 +90,7 @@ def _write_stores(folder: Path) -> StorePair:
     """Both stores, of recordings that compress like real ones: log-mels to 0.77, rolls to 0.02."""
     rng = np.random.default_rng(0)
     arrays = [(_logmel(rng, RECORDING_FRAMES), _roll(rng, RECORDING_FRAMES)) for _ in range(4)]
-    mel_path = folder / str(MelName("MAESTROv3", 16000, 2048, 384, MELS, 50, 8000))
+    mel_path = folder / str(MelName("MAESTROv3"))
     roll_path = folder / str(RollName("MAESTROv3", FRAME_SECS, True))
     with StoreWriter(mel_path, MELS, BLOCK) as mels, StoreWriter(roll_path, ROLL_ROWS, BLOCK) as rolls:
         for index in tqdm(range(RECORDINGS), desc="stores for the benchmark", disable=None):

@@ -20,6 +20,7 @@ from ov_piano.data.pianoroll import piano_roll
 from ov_piano.errors import InputError
 from ov_piano.model.operating_point import operating_point_path, read_operating_point
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
+from ov_piano.settings import LogMelSettings
 from ov_piano.training.breakpoint import BreakpointFile
 from tests.conftest import COLUMNS, TOY_MAPS, random_notes, write_midi
 from tests.midi_files import GOLDEN_MIDI
@@ -138,7 +139,7 @@ def _csv(folder: Path) -> Loader:
 
 
 def _names() -> Loader:
-    seeds = [MelName("MAESTROv3", 16000, 2048, 384, 250, 50, 8000), MelName("MAPS", 22050, 1024, 512, 229, 0, 11025)]
+    seeds = [MelName("MAESTROv3"), MelName("MAPS", LogMelSettings(22050, 1024, 512, 229, 0, 11025))]
     seeds += [RollName("MAESTROv1", 0.024, True), RollName("MAPS", 512 / 22050, False)]
 
     def load(data: bytes) -> None:

@@ -1,0 +1,162 @@
+"""Settings that travel together: small values that check themselves, and the options of several scripts they come from.
+
+A script's configuration (upper-case keys) is turned into these values once; everything below takes them whole.
+"""
+
+import math
+from dataclasses import dataclass
+
+from ov_piano.config import NON_NEGATIVE, ODD, POSITIVE, one_of, option
+from ov_piano.constants import FRAME_SECS, HOP, MEL_FMAX, MEL_FMIN, MELS, SAMPLE_RATE, WINDOW
+from ov_piano.device import DEFAULT_DEVICE
+from ov_piano.errors import InputError
+
+
+@dataclass(frozen=True)
+class LogMelSettings:
+    """How audio becomes a log-mel spectrogram; the defaults are the published ones."""
+
+    sample_rate: int = SAMPLE_RATE  # Hz
+    window: int = WINDOW  # samples, STFT window and FFT size
+    hop: int = HOP  # samples
+    mels: int = MELS
+    fmin: float = MEL_FMIN  # Hz, lower edge of the lowest band
+    fmax: float = MEL_FMAX  # Hz, upper edge of the highest band
+
+    @property
+    def frame_secs(self) -> float:
+        return self.hop / self.sample_rate if self.sample_rate else math.inf
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """Long recordings pass the network in chunks of ``size`` frames, ``overlap`` of them shared with the next chunk.
+
+    :raises InputError: a size below 2, an overlap that is odd or not below the size
+    """
+
+    size: int
+    overlap: int
+
+    def __post_init__(self) -> None:
+        if self.size < 2:
+            raise InputError(f"expected a chunk of at least 2 frames, found {self.size}")
+        if self.overlap < 0 or self.overlap % 2 or self.overlap >= self.size:
+            raise InputError(
+                f"expected an overlap of an even number of frames from 0 to below the chunk's {self.size}, "
+                f"found {self.overlap}"
+            )
+
+    @classmethod
+    def from_secs(cls, size_secs: float = 300.0, overlap_secs: float = 11.0, frame_secs: float = FRAME_SECS):
+        """The chunking nearest to these durations.
+
+        :raises InputError: they do not fit the frames; the message says which overlap would
+        """
+        size, overlap = round(size_secs / frame_secs), round(overlap_secs / frame_secs)
+        try:
+            return cls(size, overlap)
+        except InputError as error:
+            hint = ""
+            if 0 < overlap < size and overlap % 2:
+                hint = f"; {frame_secs * (overlap - 1):g} s or {frame_secs * (overlap + 1):g} s would do"
+            setting = f"chunks of {size_secs:g} s with an overlap of {overlap_secs:g} s at {frame_secs:g} s a frame"
+            raise InputError(f"{setting}: {error}{hint}") from None
+
+
+@dataclass(frozen=True)
+class DecoderSettings:
+    """The Gaussian blur over time before peak picking.
+
+    :raises InputError: a parameter outside its range
+    """
+
+    gauss_std: float = 1.0  # frames
+    gauss_ksize: int = 11  # taps, an odd number
+
+    def __post_init__(self) -> None:
+        if self.gauss_std <= 0:
+            raise InputError(f"gauss_std: expected a number above 0, found {self.gauss_std}")
+        if self.gauss_ksize < 1 or self.gauss_ksize % 2 == 0:
+            raise InputError(f"gauss_ksize: expected an odd number above 0, found {self.gauss_ksize}")
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """How far an estimated note may be off and still count as correct."""
+
+    onset_secs: float = 0.05
+    velocity: float = 0.1  # of 0-1, after mir_eval's rescaling
+
+
+@dataclass(frozen=True)
+class DatasetFolders:
+    """Where the MIDI files are that belong to the HDF5 stores."""
+
+    maestro: str
+    maestro_version: int
+    maps: str
+
+
+@dataclass
+class DatasetConf:
+    """Device and dataset of scripts 1 and 2."""
+
+    DEVICE: str = option(DEFAULT_DEVICE, "where to compute: cpu, cuda, cuda:1, ...")
+    MAESTRO_PATH: str = option("datasets/maestro/maestro-v3.0.0", "MAESTRO's folder, for the MIDI files")
+    MAESTRO_VERSION: int = option(3, "version of MAESTRO", one_of(1, 2, 3))
+
+
+@dataclass
+class StoresConf:
+    """The pair of HDF5 files of scripts 1 and 2."""
+
+    HDF5_MEL_PATH: str = option(
+        "datasets/MAESTROv3_logmel_sr=16000_stft=2048w384h_mel=250(50-8000).h5", "log-mels, from script 0a or 0b"
+    )
+    HDF5_ROLL_PATH: str = option(
+        "datasets/MAESTROv3_roll_quant=0.024_midivals=128_extendsus=True.h5", "piano rolls, from script 0a or 0b"
+    )
+
+
+@dataclass
+class MapsConf(DatasetConf):
+    """`DatasetConf` with MAPS, listed where a script puts it."""
+
+    MAPS_PATH: str = option("datasets/MAPS", "folder of MAPS, where the HDF5 files are of MAPS")
+
+    @property
+    def folders(self) -> DatasetFolders:
+        return DatasetFolders(self.MAESTRO_PATH, self.MAESTRO_VERSION, self.MAPS_PATH)
+
+
+@dataclass
+class DecoderConf:
+    """The decoder of scripts 1, 2 and the transcription command."""
+
+    DECODER_GAUSS_STD: float = option(1.0, "standard deviation of the blur over time, in frames", POSITIVE)
+    DECODER_GAUSS_KSIZE: int = option(11, "taps of the blur", ODD)
+
+    @property
+    def decoder(self) -> DecoderSettings:
+        return DecoderSettings(self.DECODER_GAUSS_STD, self.DECODER_GAUSS_KSIZE)
+
+
+@dataclass
+class InferenceConf:
+    """How script 2 and the transcription command cut up long recordings."""
+
+    INFERENCE_CHUNK_SIZE: float = option(300.0, "length of the chunks to transcribe, in seconds", POSITIVE)
+    INFERENCE_CHUNK_OVERLAP: float = option(11.0, "overlap of neighbouring chunks, in seconds", NON_NEGATIVE)
+
+    def chunking(self, frame_secs: float = FRAME_SECS) -> Chunking:
+        """:raises InputError: the settings do not fit frames of ``frame_secs``"""
+        return Chunking.from_secs(self.INFERENCE_CHUNK_SIZE, self.INFERENCE_CHUNK_OVERLAP, frame_secs)
+
+
+@dataclass
+class SpeedConf:
+    """Speed at the price of exactness, in scripts 1 and 2."""
+
+    FAST: bool = option(True, "use the optimised kernels on the CPU; false: plain PyTorch")
+    BF16: bool = option(False, "compute in bfloat16 where that is safe")
