@@ -2,6 +2,7 @@
 
 data            maestro, maps      a dataset's tree -> recordings; splits: which are for what
                 audio              file -> wave -> log-mel; mp3: files whose header gives a wrong length
+                audio_stream       samples as they arrive -> log-mel
                 recording          what a dataset supplies
                 smf, midi          MIDI file -> timed messages -> notes, by the keyboard's state machine (keyboard)
                 pianoroll          notes and pedals -> roll
@@ -18,6 +19,7 @@ training        targets, losses    what is learned
                 cross_validation   scores on the way; breakpoint, interrupt: stopping it
 transcription   strided, decoder   long inputs -> maps -> events (events: in bounded memory)
                 transcriber        audio -> table of events; stream, midi_writer: files in and out
+                streaming          blocks of samples as they arrive -> events as they become final
 evaluation      ground_truth       MIDI files -> reference notes
                 scoring, search    mir_eval's scores, thresholds and shifts; analysis: what they owe to what
                 evaluate, report   recordings -> events -> tables and files
@@ -30,6 +32,7 @@ config, cli, errors, log, atomic, workers, memory, device, provenance, constants
 from importlib import import_module
 
 _PUBLIC = {
+    "StreamingTranscriber": "ov_piano.transcription.streaming",
     "Transcriber": "ov_piano.transcription.transcriber",
     "load_model": "ov_piano.transcription.transcriber",
     "to_midi": "ov_piano.transcription.midi_writer",

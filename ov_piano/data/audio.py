@@ -103,6 +103,17 @@ def logmel_frames(samples_in: int, rate_in: int, settings: LogMelSettings = LogM
     return 1 + (samples + 2 * (settings.window // 2) - settings.window) // settings.hop
 
 
+def resampling_step(rate_in: int, rate_out: int) -> int:
+    """Input samples after which the pattern of resampling repeats.
+
+    :raises InputError: rates whose ratio is not simple
+    """
+    divisor = math.gcd(rate_in, rate_out)
+    if rate_in // divisor * (rate_out // divisor) > LARGEST_KERNEL:
+        raise InputError(f"sampling rate {rate_in} Hz has no simple ratio to {rate_out} Hz: convert it first")
+    return rate_in // divisor
+
+
 class _Resampler:
     """torchaudio's `Resample` fed block by block, as a matrix product instead of a strided convolution.
 
@@ -110,10 +121,7 @@ class _Resampler:
     """
 
     def __init__(self, rate_in: int, rate_out: int):
-        divisor = math.gcd(rate_in, rate_out)
-        self.step = rate_in // divisor
-        if self.step * (rate_out // divisor) > LARGEST_KERNEL:
-            raise InputError(f"sampling rate {rate_in} Hz has no simple ratio to {rate_out} Hz: convert it first")
+        self.step = resampling_step(rate_in, rate_out)
         transform = torchaudio.transforms.Resample(rate_in, rate_out)
         self.width = transform.width
         self.kernel = transform.kernel[:, 0].T.contiguous()  # (taps, outputs a step)
@@ -217,7 +225,7 @@ class LogMel(nn.Module):
     def forward(self, wave: Tensor) -> Tensor:
         half = len(self.window) // 2
         self._check_length(len(wave))
-        logmel = self._decibels(nn.functional.pad(wave[None], (half, half), mode="reflect")[0])
+        logmel = self.decibels(nn.functional.pad(wave[None], (half, half), mode="reflect")[0])
         return logmel.clamp_(min=float(logmel.max()) - TOP_DB)
 
     def in_blocks(self, waves: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -233,21 +241,21 @@ class LogMel(nn.Module):
             if not padded and len(pending) > half:
                 pending, padded = torch.cat([pending[1 : half + 1].flip(0), pending]), True
             if padded and len(pending) >= size:
-                block = self._decibels(pending)
+                block = self.decibels(pending)
                 pending = pending[block.shape[1] * self.hop :]  # at least half a window is left
                 yield block
         if not padded:
             self._check_length(len(pending))
         pending = torch.cat([pending, pending[-half - 1 : -1].flip(0)])
         if len(pending) >= size:
-            yield self._decibels(pending)
+            yield self.decibels(pending)
 
     def _check_length(self, samples: int) -> None:
         if samples <= len(self.window) // 2:
             raise InputError(f"expected more than {len(self.window) // 2} samples, found {samples}")
 
-    def _decibels(self, padded: Tensor) -> Tensor:
-        """Log-mel (mels, frames) of the windows that lie inside the wave (samples,), without floor."""
+    def decibels(self, padded: Tensor) -> Tensor:
+        """Log-mel (mels, frames) of the windows that lie inside the wave (samples,), without padding or floor."""
         frames = padded.unfold(0, len(self.window), self.hop)  # (frames, window), a view
         logmel = padded.new_empty(self.filters.shape[1], len(frames))
         for begin in range(0, len(frames), BLOCK_FRAMES):

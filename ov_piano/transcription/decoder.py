@@ -31,6 +31,12 @@ class Decoder:
             frames t-1, t, t+1, reflected at the ends; both float64)
         :raises ValueError: the maps' shapes differ or have no frame
         """
+        columns = (x.double() if x.is_floating_point() else x for x in self.peaks(onset_probs, velocities, threshold))
+        return pd.DataFrame({name: column.cpu().numpy() for name, column in zip(COLUMNS, columns, strict=True)})
+
+    @torch.no_grad()
+    def peaks(self, onset_probs: Tensor, velocities: Tensor, threshold: float) -> tuple[Tensor, ...]:
+        """The columns of the table, (events,) each."""
         if onset_probs.ndim != 3 or onset_probs.shape != velocities.shape or onset_probs.shape[2] == 0:
             raise ValueError(
                 "maps to decode: expected two of one shape (b, keys, 1 or more), "
@@ -46,9 +52,7 @@ class Decoder:
         after = (last - (last - frame - 1).abs()).clamp(min=0)
         velocities = velocities.float()
         vel = sum(velocities[batch_idx, key, t] for t in (before, frame, after)) / 3
-        prob = blurred[batch_idx, key, frame]
-        columns = (batch_idx, key, frame, prob.double(), vel.double())
-        return pd.DataFrame({name: column.cpu().numpy() for name, column in zip(COLUMNS, columns, strict=True)})
+        return batch_idx, key, frame, blurred[batch_idx, key, frame], vel
 
     def _blur(self, x: Tensor) -> Tensor:
         """Gaussian blur along time with zero padding; shape (b, keys, t) in and out."""

@@ -79,6 +79,7 @@ class Transcriber:
         self.snapshot = Path(snapshot or shipped_snapshot())
         self.device = select_device(device)
         model = load_model(self.snapshot, device, leaky_relu_slope)
+        self.mels = model.in_bins
         self.infer = optimize_for_inference(model) if fast else model.infer
         self.chunking = chunking
         self.decoder = Decoder(decoder)

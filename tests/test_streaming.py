@@ -1,0 +1,228 @@
+"""Live transcription: what comes out does not depend on how the stream is cut, and agrees with the offline result."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ov_piano.constants import FRAME_SECS, LOWEST_NOTE
+from ov_piano.errors import InputError
+from ov_piano.transcription.streaming import DEFAULT, FAST, StreamEvent, StreamingTranscriber, StreamSettings
+from ov_piano.transcription.transcriber import Transcriber
+
+SAMPLE = Path(__file__).parents[1] / "assets" / "sample" / "2008" / "bach_invention_bwv772.wav"
+COARSE = StreamSettings(past_frames=24, hop_frames=12, look_ahead_frames=4)  # quick to compute
+
+
+@pytest.fixture(scope="module")
+def transcriber() -> Transcriber:
+    """The snapshot that ships."""
+    return Transcriber(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def music() -> tuple[np.ndarray, int]:
+    """Six seconds of the sample and their rate."""
+    wave, rate = sf.read(SAMPLE, dtype="float32")
+    return wave[: 6 * rate], rate
+
+
+def stream_in_blocks(stream: StreamingTranscriber, wave: np.ndarray, rate: int, cuts: list[int]) -> list[StreamEvent]:
+    """All events of the wave cut at the given positions."""
+    return [event for block in np.split(wave, cuts) for event in stream.feed(block, rate)] + stream.flush()
+
+
+@settings(max_examples=5)
+@given(cuts=st.lists(st.integers(0, 3 * 16_000), max_size=20), channels=st.integers(1, 2))
+def test_cuts_change_nothing(transcriber, music, cuts, channels):
+    wave, rate = music
+    wave = np.repeat(wave[: 3 * rate, None], channels, axis=1)
+    stream = StreamingTranscriber(transcriber, settings=COARSE)
+    whole = stream_in_blocks(stream, wave, rate, [])
+    assert len(whole) > 10
+    stream.reset()
+    assert stream_in_blocks(stream, wave, rate, sorted(cuts)) == whole
+
+
+def test_blocks_of_one_sample_change_nothing(transcriber, music):
+    wave, rate = music
+    wave = wave[:rate]
+    stream = StreamingTranscriber(transcriber, settings=COARSE)
+    one = stream_in_blocks(stream, wave, rate, list(range(1, len(wave))))
+    stream.reset()
+    assert one == stream_in_blocks(stream, wave, rate, []) != []
+
+
+def test_long_look_ahead_gives_the_offline_events(transcriber, music):
+    wave, rate = music
+    offline = transcriber(wave, rate)
+    stream = StreamingTranscriber(transcriber, settings=StreamSettings(200, 50, 100))
+    events = stream_in_blocks(stream, wave, rate, [])
+    assert [event.note for event in events] == offline["note"].tolist()
+    np.testing.assert_allclose([event.onset_secs for event in events], offline["onset_secs"], atol=1e-6)
+    np.testing.assert_allclose([event.prob for event in events], offline["prob"], atol=0.02)
+    np.testing.assert_allclose([event.velocity for event in events], offline["velocity"], atol=8)
+
+
+@pytest.mark.parametrize("setting", [DEFAULT, FAST])
+def test_events_come_in_order_once_and_within_the_latency(transcriber, music, setting):
+    wave, rate = music
+    stream, events, last = StreamingTranscriber(transcriber, settings=setting), [], 0.0
+    for number, block in enumerate(np.split(wave[: 2 * rate], range(160, 2 * rate, 160)), start=1):
+        found = stream.feed(block, rate)
+        heard = number * 0.01
+        for event in found:
+            assert last <= event.onset_secs - transcriber.shift
+            assert heard - (event.onset_secs - transcriber.shift) <= setting.latency_secs + 0.0101
+        events += found
+        last = stream.seconds_done
+        assert last >= heard - setting.latency_secs - 0.0101
+    onsets = np.array([(event.onset_secs, event.note) for event in events + stream.flush()])
+    assert len(onsets) > 5
+    assert (np.diff(onsets[:, 0]) >= 0).all()
+    for note in np.unique(onsets[:, 1]):
+        assert (np.diff(onsets[onsets[:, 1] == note, 0]) > 3 * FRAME_SECS).all()
+
+
+def test_flush_ends_and_reset_starts_again(transcriber, music):
+    wave, rate = music
+    stream = StreamingTranscriber(transcriber, settings=COARSE)
+    assert stream.flush() == []
+    events = stream_in_blocks(stream, wave, rate, [rate])
+    assert stream.frames_done == 1 + 6 * rate // 384
+    assert stream.seconds_done == pytest.approx(6, abs=2 * FRAME_SECS)
+    assert stream.flush() == []
+    with pytest.raises(InputError, match="reset"):
+        stream.feed(wave, rate)
+    stream.reset()
+    assert (stream.frames_done, stream.take_logmel().shape) == (0, (transcriber.mels, 0))
+    assert stream_in_blocks(stream, wave, rate, []) == events
+
+
+@pytest.mark.parametrize("samples", [0, 1, 1024, 1025, 1409])
+def test_short_streams(transcriber, music, samples):
+    wave, rate = music
+    stream = StreamingTranscriber(transcriber, settings=DEFAULT)
+    assert stream_in_blocks(stream, wave[:samples], rate, []) == []
+    assert stream.frames_done == (1 + samples // 384 if samples > 1024 else 0)
+
+
+def test_streams_share_a_network_in_threads(transcriber, music):
+    wave, rate = music
+    streams = [StreamingTranscriber(transcriber, settings=COARSE, gain_db=gain) for gain in (0, 0, -6, -6)]
+    found = [None] * len(streams)
+
+    def run(index: int) -> None:
+        found[index] = stream_in_blocks(streams[index], wave, rate, list(range(500, len(wave), 500)))
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(streams))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    alone = [
+        stream_in_blocks(StreamingTranscriber(transcriber, settings=COARSE, gain_db=gain), wave, rate, [])
+        for gain in (0, -6)
+    ]
+    assert found == [alone[0], alone[0], alone[1], alone[1]]
+    assert alone[0] != alone[1]
+
+
+def test_memory_is_constant(transcriber):
+    """What the stream holds on to after a few seconds and after half a minute."""
+    rate, stream = 48_000, StreamingTranscriber(transcriber, settings=StreamSettings(8, 40, 4))
+    block = np.random.default_rng(0).normal(0, 0.05, rate // 4).astype(np.float32)
+    sizes = []
+    for _ in range(10):
+        for _ in range(12):
+            stream.feed(block, rate)
+        sizes.append(held_bytes(stream))
+    assert max(sizes[5:]) <= 1.1 * max(sizes[:5]) < 4e6
+
+
+def held_bytes(root: object) -> int:
+    """Of arrays and tensors that a stream refers to, the shared network excepted."""
+    seen, todo, total = set(), [root], 0
+    while todo:
+        item = todo.pop()
+        if id(item) in seen or isinstance(item, Transcriber):
+            continue
+        seen.add(id(item))
+        if hasattr(item, "untyped_storage"):
+            total += item.untyped_storage().nbytes()
+        elif isinstance(item, np.ndarray):
+            total += (item.base if isinstance(item.base, np.ndarray) else item).nbytes
+        elif isinstance(item, dict):
+            todo += item.values()
+        elif isinstance(item, str | bytes | int | float):
+            total += 1
+        elif hasattr(item, "__iter__"):
+            todo += item
+        elif hasattr(item, "__dict__"):
+            todo += vars(item).values()
+    return total
+
+
+def test_settings_while_running(transcriber, music):
+    wave, rate = music
+    stream = StreamingTranscriber(transcriber, settings=COARSE, threshold=1.0)
+    assert stream.feed(wave[: 3 * rate], rate) == []
+    stream.threshold, stream.shift = 0.5, 1.0
+    later = stream.feed(wave[3 * rate :], rate)
+    assert len(later) > 5
+    assert min(event.onset_secs for event in later) > 3
+    assert all(LOWEST_NOTE <= event.note <= 108 and 0 <= event.velocity <= 127 and event.prob >= 0.5 for event in later)
+    stream.gain_db = 12
+    stream.reset()
+    assert (stream.threshold, stream.shift, stream.gain_db) == (0.5, 1.0, 12)
+
+
+def test_take_logmel_hands_out_each_column_once(transcriber, music):
+    wave, rate = music
+    stream = StreamingTranscriber(transcriber, settings=COARSE, gain_db=6)
+    stream.feed(wave[:rate], rate)
+    first = stream.take_logmel()
+    stream.feed(wave[rate : 2 * rate], rate)
+    both = first.shape[1] + stream.take_logmel().shape[1]
+    assert both % 12 == 0
+    assert 2 * rate - 1024 - 12 * 384 < both * 384 <= 2 * rate
+    quiet = StreamingTranscriber(transcriber, settings=COARSE)
+    quiet.feed(wave[:rate], rate)
+    np.testing.assert_allclose(first - 6, quiet.take_logmel(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"threshold": 1.5}, "threshold 1.5: expected a number from 0 to 1"),
+        ({"gain_db": 13}, "gain 13 dB: expected a number from -12 to 12"),
+    ],
+)
+def test_settings_out_of_range(transcriber, setting, message):
+    with pytest.raises(InputError, match=message):
+        StreamingTranscriber(transcriber, **setting)
+
+
+def test_bad_blocks_leave_the_stream_as_it_was(transcriber, music):
+    wave, rate = music
+    stream = StreamingTranscriber(transcriber, settings=COARSE)
+    events = stream.feed(wave[:rate], rate)
+    for samples, at, message in ((np.array([np.nan]), rate, "NaN"), (wave, 44_100, "44100 Hz in a stream of 16000 Hz")):
+        with pytest.raises(InputError, match=message):
+            stream.feed(samples, at)
+    events += stream_in_blocks(stream, wave[rate:], rate, [])
+    stream.reset()
+    with pytest.raises(InputError, match="sampling rate 5 Hz"):
+        stream.feed(wave, 5)
+    assert stream_in_blocks(stream, wave, rate, []) == events
+
+
+def test_stream_settings_are_checked():
+    assert DEFAULT.latency_secs == pytest.approx(0.064 + 0.024 * (DEFAULT.look_ahead_frames + DEFAULT.hop_frames - 1))
+    for wrong in ((0, 1, 1), (1, 0, 1), (1, 1, -1), (1.5, 1, 1)):
+        with pytest.raises(InputError, match="expected a whole number"):
+            StreamSettings(*wrong)
