@@ -21,7 +21,8 @@ import torch
 
 from ov_piano.atomic import remove_leftovers
 from ov_piano.cli import run
-from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, POSITIVE, SEED, option, to_yaml
+from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, POSITIVE, SEED, one_of, option, to_yaml
+from ov_piano.constants import MELS_2023
 from ov_piano.data.chunks import ChunkDataset, RecordingDataset
 from ov_piano.data.frame_cache import open_frame_cache
 from ov_piano.data.hdf5 import StorePair, open_pair
@@ -31,8 +32,9 @@ from ov_piano.errors import InputError
 from ov_piano.evaluation.ground_truth import load_ground_truths
 from ov_piano.log import RunLog, timestamp
 from ov_piano.memory import keep_freed_memory
+from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.fast import optimize_for_inference
-from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.networks import NETWORKS
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
 from ov_piano.plots.learning_curve import LearningCurve
 from ov_piano.provenance import git_commit
@@ -44,37 +46,52 @@ from ov_piano.training.cross_validation import CrossValidation, in_words, summar
 from ov_piano.training.interrupt import StopRequest
 from ov_piano.training.processes import Processes
 from ov_piano.training.run import TrainingRun
-from ov_piano.training.sgdr import CyclicDecay
+from ov_piano.training.schedule import CyclicDecay, Schedule, WarmUpCyclicDecay
 from ov_piano.training.state import find_state
-from ov_piano.training.step import TrainingForward, TrainingStep, sgd
+from ov_piano.training.step import TrainingForward, TrainingStep, adamw, sgd
 from ov_piano.transcription.decoder import Decoder
 
 XV_TAKE_ONE_EVERY = 5  # validation recordings
+
+
+def of_2023(default: object) -> dict[str, object]:
+    """The published default of the second network."""
+    return {"NETWORK=OnsetsAndVelocities": default}
+
+
+def adamwr(default: object) -> dict[str, object]:
+    """The published default of the second optimiser."""
+    return {"OPTIMIZER=AdamWR": default}
 
 
 @dataclass
 class Training(StoresConf, DatasetConf):
     """What is trained, on what, and how."""
 
+    HDF5_MEL_PATH: str = option(
+        "datasets/MAESTROv3_logmel_sr=16000_stft=2048w384h_mel=250(50-8000).h5",
+        "log-mels, from script 0a or 0b",
+        presets=of_2023("datasets/MAESTROv3_logmel_sr=16000_stft=2048w384h_mel=229(50-8000).h5"),
+    )
     SNAPSHOT_INPATH: str | None = option(None, "snapshot whose weights to start from")
     OUTPUT_DIR: str = option("out", "folder for logs, snapshots and training states")
-    TRAIN_BS: int = option(30, "chunks in a batch", POSITIVE)
+    TRAIN_BS: int = option(30, "chunks in a batch", POSITIVE, of_2023(40))
     TRAIN_BATCH_SECS: float = option(5.0, "length of a chunk in seconds", POSITIVE)
     DATALOADER_WORKERS: int = option(8, "processes that read chunks; 0 reads in the training process", NON_NEGATIVE)
-    LR_MAX: float = option(6.0, "learning rate at the start of the first cycle", POSITIVE)
-    LR_MIN: float = option(1.0e-05, "learning rate at the end of the first cycle", NON_NEGATIVE)
-    LR_PERIOD: int = option(1500, "steps in the first cycle", POSITIVE)
-    LR_DECAY: float = option(0.95, "factor of both rates after each cycle", POSITIVE)
+    LR_MAX: float = option(6.0, "learning rate at the start of the first cycle", POSITIVE, adamwr(0.008))
+    LR_MIN: float = option(1.0e-05, "learning rate at the end of the first cycle (SGDR)", NON_NEGATIVE)
+    LR_PERIOD: int = option(1500, "steps in the first cycle", POSITIVE, adamwr(1000))
+    LR_DECAY: float = option(0.95, "factor of both rates after each cycle", POSITIVE, adamwr(0.975))
     LR_SLOWDOWN: float = option(1.0, "factor of the period after each cycle", POSITIVE)
-    MOMENTUM: float = option(0.85, "momentum of the descent", FRACTION)
-    WEIGHT_DECAY: float = option(0.0, "L2 regularisation", NON_NEGATIVE)
-    BATCH_NORM: float = option(0.85, "weight of the newest batch in the batch-norm statistics", FRACTION)
+    MOMENTUM: float = option(0.85, "momentum of the descent (SGDR)", FRACTION)
+    WEIGHT_DECAY: float = option(0.0, "weight decay", NON_NEGATIVE, adamwr(0.0003))
+    BATCH_NORM: float = option(0.85, "weight of the newest batch in the batch-norm statistics", FRACTION, of_2023(0.95))
     DROPOUT: float = option(0.15, "dropout probability", FRACTION)
     LEAKY_RELU_SLOPE: float = option(0.1, "slope of the leaky ReLUs below zero", NON_NEGATIVE)
     ONSET_POSITIVES_WEIGHT: float = option(8.0, "weight of onsets against non-onsets in the loss", POSITIVE)
     VEL_LOSS_LAMBDA: float = option(10.0, "weight of the velocity loss", NON_NEGATIVE)
     TRAINABLE_ONSETS: bool = option(True, "false trains the velocity stage alone")
-    NUM_EPOCHS: int = option(30, "passes over the training chunks", POSITIVE)
+    NUM_EPOCHS: int = option(30, "passes over the training chunks", POSITIVE, of_2023(10))
     TRAIN_LOG_EVERY: int = option(10, "steps between log lines", POSITIVE)
 
 
@@ -82,11 +99,14 @@ class Training(StoresConf, DatasetConf):
 class Validation:
     """When and how to cross-validate."""
 
-    XV_EVERY: int = option(500, "steps between cross-validations", POSITIVE)
+    XV_EVERY: int = option(500, "steps between cross-validations", POSITIVE, of_2023(1000))
     XV_CHUNK_SIZE: float = option(600.0, "length in seconds that is transcribed in one piece", POSITIVE)
     XV_CHUNK_OVERLAP: float = option(2.5, "overlap in seconds of such pieces", NON_NEGATIVE)
     XV_THRESHOLDS: list[float] = option(
-        [0.6, 0.675, 0.7, 0.725, 0.75, 0.775, 0.8], "onset probabilities to try as thresholds", FRACTIONS
+        [0.6, 0.675, 0.7, 0.725, 0.75, 0.775, 0.8],
+        "onset probabilities to try as thresholds",
+        FRACTIONS,
+        of_2023([0.7, 0.725, 0.75, 0.775, 0.8]),
     )
 
 
@@ -121,14 +141,45 @@ class Running:
 
 
 @dataclass
-class ConfDef(SpeedConf, Running, MapsConf, Scoring, DecoderConf, Validation, Training):
+class Method:
+    """Which of the published networks, and how it learns."""
+
+    NETWORK: str = option(
+        "OnsetVelocityNet",
+        "what to train: OnsetVelocityNet (2022) or OnsetsAndVelocities (2023, 229 mel bands)",
+        one_of(*NETWORKS),
+    )
+    OPTIMIZER: str = option(
+        "SGDR",
+        "SGDR: gradient descent with momentum, AdamWR: AdamW; both with warm restarts",
+        one_of("SGDR", "AdamWR"),
+        of_2023("AdamWR"),
+    )
+    LR_WARMUP: float = option(
+        0.5, "steps of linear warm-up before the first cycle, in LR_PERIODs (AdamWR)", NON_NEGATIVE
+    )
+
+
+@dataclass
+class ConfDef(Method, SpeedConf, Running, MapsConf, Scoring, DecoderConf, Validation, Training):
     """All settings, each overridden by KEY=value; printed from the last group named here to the first."""
 
     def __post_init__(self) -> None:
-        if self.LR_MIN > self.LR_MAX:
+        if self.OPTIMIZER == "SGDR" and self.LR_MIN > self.LR_MAX:
             raise InputError(f"setting LR_MIN={self.LR_MIN}: expected at most LR_MAX={self.LR_MAX}")
         if self.LR_PERIOD < 2:
             raise InputError(f"setting LR_PERIOD={self.LR_PERIOD}: expected at least 2 steps")
+
+
+def open_stores(conf: ConfDef) -> StorePair:
+    """The pair of HDF5 files; the network of 2023 is one for 229 mel bands, that of 2022 takes any number."""
+    pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
+    if conf.NETWORK == "OnsetsAndVelocities" and pair.mel.height != MELS_2023:
+        raise InputError(
+            f"{conf.HDF5_MEL_PATH}: NETWORK={conf.NETWORK} needs log-mels of {MELS_2023} bands (script 0a or 0b with "
+            f"MELBINS={MELS_2023}), found {pair.mel.height}"
+        )
+    return pair
 
 
 def training_chunks(conf: ConfDef, pair: StorePair) -> ChunkDataset:
@@ -141,10 +192,10 @@ def training_chunks(conf: ConfDef, pair: StorePair) -> ChunkDataset:
     return ChunkDataset(pair, split_indices(pair, "train"), length, stride, cache)
 
 
-def build_model(conf: ConfDef, mels: int, device: torch.device, snapshot: str | None) -> OnsetVelocityNet:
+def build_model(conf: ConfDef, mels: int, device: torch.device, snapshot: str | None) -> OnsetVelocityBase:
     """The network with seeded weights, or those of a snapshot."""
     torch.manual_seed(conf.RANDOM_SEED)
-    model = OnsetVelocityNet(
+    model = NETWORKS[conf.NETWORK](
         mels, batch_norm=conf.BATCH_NORM, leaky_relu_slope=conf.LEAKY_RELU_SLOPE, dropout=conf.DROPOUT
     )
     if snapshot is not None:
@@ -152,6 +203,15 @@ def build_model(conf: ConfDef, mels: int, device: torch.device, snapshot: str | 
     if not conf.TRAINABLE_ONSETS:
         model.freeze_onsets()
     return model.to(device)
+
+
+def build_optimizer(conf: ConfDef, model: OnsetVelocityBase) -> tuple[torch.optim.Optimizer, Schedule]:
+    """OPTIMIZER with its learning rates."""
+    cycles = (conf.LR_PERIOD, conf.LR_DECAY, conf.LR_SLOWDOWN)
+    if conf.OPTIMIZER == "AdamWR":
+        warmup = round(conf.LR_WARMUP * conf.LR_PERIOD)
+        return adamw(model, conf.WEIGHT_DECAY), WarmUpCyclicDecay(conf.LR_MAX, warmup, *cycles)
+    return sgd(model, conf.MOMENTUM, conf.WEIGHT_DECAY), CyclicDecay(conf.LR_MAX, conf.LR_MIN, *cycles)
 
 
 def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingRun:
@@ -162,10 +222,10 @@ def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingR
     snapshot = None if state else conf.SNAPSHOT_INPATH  # which may be gone by the time that a run is continued
     model = processes.synchronise_norms(build_model(conf, pair.mel.height, processes.device, snapshot))
     fast = conf.FAST and processes.world == 1  # its batch norms know of one process only
-    schedule = CyclicDecay(conf.LR_MAX, conf.LR_MIN, conf.LR_PERIOD, conf.LR_DECAY, conf.LR_SLOWDOWN)
+    optimizer, schedule = build_optimizer(conf, model)
     training_step = TrainingStep(
         processes.parallel(TrainingForward(model, conf.TRAINABLE_ONSETS, fast)),
-        sgd(model, conf.MOMENTUM, conf.WEIGHT_DECAY),
+        optimizer,
         schedule,
         positives_weight=conf.ONSET_POSITIVES_WEIGHT,
         velocity_weight=conf.VEL_LOSS_LAMBDA,
@@ -204,7 +264,7 @@ def build_cross_validation(conf: ConfDef, pair: StorePair, processes: Processes)
     )
 
 
-def model_in_use(conf: ConfDef, training: TrainingRun, chunks: ChunkDataset) -> OnsetVelocityNet:
+def model_in_use(conf: ConfDef, training: TrainingRun, chunks: ChunkDataset) -> OnsetVelocityBase:
     """A copy of the model for use now, in eval mode; with averaged batch-norm statistics, if so configured."""
     model = copy.deepcopy(training.model).eval()
     if conf.BN_REESTIMATE_BATCHES:
@@ -215,10 +275,12 @@ def model_in_use(conf: ConfDef, training: TrainingRun, chunks: ChunkDataset) -> 
     return model
 
 
-def snapshot_path(conf: ConfDef, step: int, onset_f1: float | None = None) -> Path:
-    """Where the snapshot of a step goes; cross-validated ones have the onset F1 in their name."""
-    score = "" if onset_f1 is None else f"_f1={onset_f1:.4f}"
-    return Path(conf.OUTPUT_DIR) / "model_snapshots" / f"OnsetVelocityNet_{timestamp()}step={step}{score}.torch"
+def snapshot_path(conf: ConfDef, step: int, scores: dict[str, float] | None = None) -> Path:
+    """Where the snapshot of a step goes; cross-validated ones have their scores in their name, as published."""
+    score = "" if scores is None else f"_f1={scores['F1']:.4f}"
+    if scores is not None and conf.NETWORK == "OnsetsAndVelocities":
+        score += f"__{scores['F1_velocities']:.4f}"
+    return Path(conf.OUTPUT_DIR) / "model_snapshots" / f"{conf.NETWORK}_{timestamp()}step={step}{score}.torch"
 
 
 def is_validated(conf: ConfDef, step: int) -> bool:
@@ -235,7 +297,7 @@ def main(conf: ConfDef) -> None:
         LearningCurve(conf.OUTPUT_DIR, log.writer) as curve,
     ):
         log.note(f"{to_yaml(conf)}\ncommit: {git_commit()}\n")
-        pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
+        pair = open_stores(conf)
         chunks = training_chunks(conf, pair)
         cross_validation = build_cross_validation(conf, pair, processes)
         training = build_run(conf, pair, processes)
@@ -250,11 +312,11 @@ def main(conf: ConfDef) -> None:
             log.record(step=training.step, xv=scores, xv_secs=secs)
             curve.refresh()
             log.info("step %d, cross-validation in %.0f s: %s", training.step, secs, in_words(scores))
-            save(model, scores["F1"])
+            save(model, scores)
 
-        def save(model: torch.nn.Module, onset_f1: float | None = None) -> None:
+        def save(model: torch.nn.Module, scores: dict[str, float] | None = None) -> None:
             if processes.is_first:
-                path = snapshot_path(conf, training.step, onset_f1)
+                path = snapshot_path(conf, training.step, scores)
                 save_snapshot(model, path)
                 log.info("saved %s", path)
 

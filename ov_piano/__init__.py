@@ -9,11 +9,12 @@ data            maestro, maps      a dataset's tree -> recordings; splits: which
                 hdf5, store_names  the pair of stores: write, read, names; steady_file survives full disks
                 chunks, loader     stores -> chunks -> shuffled batches; frame_cache: an uncompressed copy
 preprocessing   preprocess         the loop behind 0a and 0b; conf: settings, parts: one recording's share, parallel
-model           onset_velocity_net the network, made of layers
+model           onset_velocity_net the network of 2022, onsets_and_velocities that of 2023, made of layers; base: shared
+                networks           both by name, and the one of a snapshot
                 snapshot           weights on disk; operating_point: threshold and shift that go with them
                 fast, fast_training the same network arranged for speed, on kernels (C++)
 training        targets, losses    what is learned
-                step, sgdr         one step and its learning rate; batch_norm: statistics for use
+                step, schedule     one step and its learning rate; batch_norm: statistics for use
                 augmentation       variations of what is learned from
                 run, state         a training between steps: saved, resumed; processes: several at once
                 cross_validation   scores on the way; breakpoint, interrupt: stopping it

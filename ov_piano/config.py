@@ -9,7 +9,7 @@ import difflib
 import math
 import os.path
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import yaml
@@ -45,13 +45,22 @@ def one_of(*values: Any) -> Check:
     return Check("one of " + ", ".join(map(str, values)), lambda x: x in values)
 
 
-def option(default: Any, meaning: str, check: Check | None = None, *, positional: bool = False) -> Any:
+def option(
+    default: Any,
+    meaning: str,
+    check: Check | None = None,
+    presets: Mapping[str, Any] | None = None,
+    *,
+    positional: bool = False,
+) -> Any:
     """A documented dataclass field; ``default`` may be :data:`REQUIRED` or a list.
 
+    :param presets: other defaults, by the ``KEY=value`` of another setting that brings them about
     :param positional: arguments without ``KEY=`` fill these settings in the order of declaration; one of
         type ``list[str]`` takes all that are left and must be the last
     """
-    metadata = {"meaning": meaning, "check": check, "required": default is REQUIRED, "positional": positional}
+    metadata = {"meaning": meaning, "check": check, "required": default is REQUIRED}
+    metadata |= {"presets": presets or {}, "positional": positional}
     if default is REQUIRED:
         return dataclasses.field(default="", metadata=metadata)
     if isinstance(default, list):
@@ -77,6 +86,7 @@ def parse_args(conf_class: type[Conf], args: Sequence[str]) -> Conf:
         if field.metadata["required"] and field.name not in texts:
             raise InputError(f"setting {field.name} is required: {field.metadata['meaning']}")
     plain = OmegaConf.to_container(merged)
+    plain |= {key: _default(fields, key, plain, texts) for key in fields if key not in texts}
     for field in fields.values():
         check, value = field.metadata["check"], plain[field.name]
         if not _is_finite(value):
@@ -118,6 +128,18 @@ def _texts_by_key(fields: dict[str, dataclasses.Field], args: Sequence[str]) -> 
     if bare:
         raise InputError(f"argument {bare[0]!r}: one too many; expected KEY=value (--help lists the keys)")
     return texts
+
+
+def _default(
+    fields: Mapping[str, dataclasses.Field], key: str, values: Mapping[str, Any], given: Container[str]
+) -> Any:
+    """The default of a setting that is not among ``given``, with regard to the presets of other settings."""
+    for condition, preset in fields[key].metadata["presets"].items():
+        other, _, wanted = condition.partition("=")
+        value = values[other] if other in given else _default(fields, other, values, given)
+        if value == wanted:
+            return preset
+    return values[key]
 
 
 def _read_value(field: dataclasses.Field, text: str) -> Any:
@@ -182,5 +204,6 @@ def describe(conf_class: type) -> str:
         default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
         shown = "(required)" if field.metadata["required"] else "null" if default is None else default
         shown = str(shown).lower() if isinstance(shown, bool) else shown
-        lines += [f"  {field.name}={shown}", f"      {field.metadata['meaning']}"]
+        presets = "".join(f" ({preset} with {other})" for other, preset in field.metadata["presets"].items())
+        lines += [f"  {field.name}={shown}{presets}", f"      {field.metadata['meaning']}"]
     return "\n".join(lines)

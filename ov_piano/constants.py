@@ -9,7 +9,8 @@ WINDOW = 2048  # samples, STFT window and FFT size
 HOP = 384  # samples
 FRAME_SECS = HOP / SAMPLE_RATE  # 0.024 s
 
-MELS = 250
+MELS = 250  # of the network of 2022
+MELS_2023 = 229
 MEL_FMIN = 50  # Hz
 MEL_FMAX = 8000  # Hz
 TOP_DB = 80.0  # dB, floor of the log-mel below the recording's maximum

@@ -26,7 +26,7 @@ def golden_entry(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return draw.normal(0, np.sqrt(2 / np.prod(shape[1:])), shape)
 
 
-def golden_state(model: nn.Module, in_bins: int = 250, db_statistics: bool = True) -> dict[str, Tensor]:
+def golden_state(model: nn.Module, db_statistics: bool = True) -> dict[str, Tensor]:
     """A state dict for ``model``.
 
     :param db_statistics: the input norm's statistics suit decibels (for inference); False keeps the drawn
@@ -37,6 +37,7 @@ def golden_state(model: nn.Module, in_bins: int = 250, db_statistics: bool = Tru
         for name, old in model.state_dict().items()
     }
     if db_statistics:
+        in_bins = model.in_bins
         state["specnorm.bn.running_mean"][:in_bins] = -40
         state["specnorm.bn.running_var"][:in_bins] = 400
         state["specnorm.bn.running_var"][in_bins:] = 800

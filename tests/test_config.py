@@ -152,3 +152,31 @@ def test_lists_of_two_configurations_are_their_own():
 def test_printed_configuration_and_help():
     assert to_yaml(parse_args(Conf, ["COUNT=4"])).splitlines()[2:5] == ["COUNT: 4", "SHARE: 0.5", "FLAG: true"]
     assert "  COUNT=3\n      how many" in describe(Conf)
+
+
+@dataclass
+class Presets:
+    """Settings whose defaults depend on others."""
+
+    WIDTH: int = option(1, "a width", presets={"KIND=large": 10})
+    RATES: list[float] = option([0.5], "rates", presets={"METHOD=new": [0.1, 0.2]})
+    KIND: str = option("small", "what")
+    METHOD: str = option("old", "how", presets={"KIND=large": "new"})
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ([], Presets(1, [0.5], "small", "old")),
+        (["KIND=large"], Presets(10, [0.1, 0.2], "large", "new")),
+        (["KIND=large", "METHOD=old"], Presets(10, [0.5], "large", "old")),
+        (["METHOD=new"], Presets(1, [0.1, 0.2], "small", "new")),
+        (["KIND=large", "WIDTH=1", "RATES=[0.5]"], Presets(1, [0.5], "large", "new")),
+    ],
+)
+def test_defaults_follow_other_settings_unless_given(args, expected):
+    assert parse_args(Presets, args) == expected
+
+
+def test_help_lists_presets():
+    assert "WIDTH=1 (10 with KIND=large)" in describe(Presets)

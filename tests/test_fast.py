@@ -3,24 +3,28 @@ import torch
 
 from ov_piano.model.fast import FastNet, optimize_for_inference
 from ov_piano.model.kernels import native, sparse_conv
-from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.networks import NETWORKS
 from tests.golden_weights import golden_state
 
 needs_compiler = pytest.mark.skipif(not sparse_conv.available(), reason="no C++ compiler here")
 
 
-@pytest.fixture(scope="module")
-def model() -> OnsetVelocityNet:
-    model = OnsetVelocityNet(init=False)
+@pytest.fixture(scope="module", params=NETWORKS.values(), ids=NETWORKS)
+def model(request):
+    model = request.param(init=False)
     model.load_state_dict(golden_state(model))
     return model.eval()
 
 
+def random_logmel(model, t, b=1):
+    return torch.randn(b, model.in_bins, t, generator=torch.Generator().manual_seed(0)) * 20 - 40
+
+
 @needs_compiler
-@pytest.mark.parametrize("shape", [(2, 250, 31), (1, 250, 500)])
+@pytest.mark.parametrize(("b", "t"), [(2, 31), (1, 500)])
 @torch.inference_mode()
-def test_logits_equal_those_of_the_plain_network(model, shape):
-    logmel = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 20 - 40
+def test_logits_equal_those_of_the_plain_network(model, b, t):
+    logmel = random_logmel(model, t, b)
     fast = optimize_for_inference(model)
     assert isinstance(fast, FastNet)
     onset_stages, expected_velocities = model(logmel)
@@ -32,7 +36,7 @@ def test_logits_equal_those_of_the_plain_network(model, shape):
 @needs_compiler
 @torch.inference_mode()
 def test_bf16_products_change_probabilities_little(model):
-    logmel = torch.randn(1, 250, 200, generator=torch.Generator().manual_seed(0)) * 20 - 40
+    logmel = random_logmel(model, 200)
     onsets, velocities = optimize_for_inference(model, torch.bfloat16)(logmel)
     onset_stages, expected_velocities = model(logmel)
     for logits, expected in ((onsets, onset_stages[-1]), (velocities, expected_velocities)):
@@ -42,7 +46,7 @@ def test_bf16_products_change_probabilities_little(model):
 
 def test_without_a_compiler_the_network_itself_is_used(model, monkeypatch):
     monkeypatch.setattr(sparse_conv, "available", lambda: False)
-    logmel = torch.randn(1, 250, 20, generator=torch.Generator().manual_seed(0)) * 20 - 40
+    logmel = random_logmel(model, 20)
     fast = optimize_for_inference(model)
     assert not isinstance(fast, FastNet)
     onsets, velocities = fast(logmel)
@@ -68,7 +72,7 @@ def test_source_that_does_not_compile_is_told_with_the_compilers_words(tmp_path,
 @needs_compiler
 @torch.inference_mode()
 def test_pieces_of_a_long_input_fit_together(model, monkeypatch):
-    logmel = torch.randn(1, 250, 120, generator=torch.Generator().manual_seed(0)) * 20 - 40
+    logmel = random_logmel(model, 120)
     whole = optimize_for_inference(model)(logmel)
     monkeypatch.setattr("ov_piano.model.fast.PIECE", 23)
     for pieces, expected in zip(optimize_for_inference(model)(logmel), whole, strict=True):

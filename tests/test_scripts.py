@@ -1,6 +1,7 @@
 """The whole chain by subprocess, as typed in a shell: 0a, 1, 2 on MAESTRO; 0b, 1, 2 on MAPS."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -14,11 +15,13 @@ import pytest
 import torch
 
 from ov_piano.cli import run
+from ov_piano.config import parse_args
 from ov_piano.data.hdf5 import open_pair
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
 from ov_piano.training.state import TrainingState, saved_states
-from tests.scripts import MAPS_MEL_NAME, MAPS_ROLL_NAME, MEL_NAME, ROLL_NAME, ROOT, fail, load_script, succeed
+from tests.scripts import MAPS_MEL_NAME, MAPS_ROLL_NAME, MEL_NAME, ROLL_NAME, ROOT, fail, load_script, refused, succeed
 
 TINY = ("TRAIN_BS=2", "TRAIN_BATCH_SECS=1", "DATALOADER_WORKERS=1", "LR_MAX=0.5", "LR_PERIOD=4", "TRAIN_LOG_EVERY=1")
 
@@ -90,6 +93,57 @@ def test_twenty_steps_equal_ten_and_ten(toy_maestro, stores, tmp_path):
         assert torch.equal(tensor, resumed.model[name]), name
     for index, entry in once.optimizer["state"].items():
         assert torch.equal(entry["momentum_buffer"], resumed.optimizer["state"][index]["momentum_buffer"])
+
+
+def test_published_defaults_of_either_network_and_optimiser():
+    conf_class = load_script("1_train_onsets_velocities.py").ConfDef
+
+    def settings(*args):
+        return parse_args(conf_class, args)
+
+    second = settings("NETWORK=OnsetsAndVelocities")
+    assert (second.OPTIMIZER, second.TRAIN_BS, second.TRAIN_BATCH_SECS) == ("AdamWR", 40, 5.0)
+    assert (second.NUM_EPOCHS, second.XV_EVERY, second.XV_THRESHOLDS) == (10, 1000, [0.7, 0.725, 0.75, 0.775, 0.8])
+    assert (second.BATCH_NORM, second.DROPOUT, second.LEAKY_RELU_SLOPE) == (0.95, 0.15, 0.1)
+    assert (second.LR_MAX, second.LR_PERIOD, second.LR_WARMUP) == (0.008, 1000, 0.5)
+    assert (second.LR_DECAY, second.LR_SLOWDOWN, second.WEIGHT_DECAY) == (0.975, 1.0, 0.0003)
+    assert second.HDF5_MEL_PATH.endswith("mel=229(50-8000).h5")
+    mixed = settings("NETWORK=OnsetsAndVelocities", "OPTIMIZER=SGDR", "TRAIN_BS=8")
+    assert (mixed.TRAIN_BS, mixed.BATCH_NORM, mixed.LR_MAX, mixed.WEIGHT_DECAY) == (8, 0.95, 6.0, 0.0)
+    assert settings("NETWORK=OnsetVelocityNet", "OPTIMIZER=SGDR") == settings()
+
+
+def test_the_second_network_trains_resumes_and_names_its_snapshots(toy_maestro, stores, tmp_path):
+    stores_229 = tmp_path / "stores"
+    succeed("0a_maestro_to_hdf5mel.py", f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={stores_229}", "MELBINS=229")
+    mel_path = stores_229 / MEL_NAME.replace("mel=250", "mel=229")
+    tiny = ("TRAIN_BS=2", "TRAIN_BATCH_SECS=1", "DATALOADER_WORKERS=0", "LR_PERIOD=4", "XV_EVERY=100", "SAVE_EVERY=3")
+    final = []
+    for runs in ([6], [3, 6]):
+        output = tmp_path / f"{len(runs)} runs"
+        for steps in runs:
+            args = (*maestro_args(toy_maestro, stores, output)[:1], f"HDF5_MEL_PATH={mel_path}")
+            args += (f"HDF5_ROLL_PATH={stores_229 / ROLL_NAME}", f"OUTPUT_DIR={output}", *tiny)
+            resume = ["RESUME=auto"] if steps > runs[0] else []
+            network = "NETWORK=OnsetsAndVelocities"
+            printed = succeed("1_train_onsets_velocities.py", *args, network, f"MAX_STEPS={steps}", *resume)
+        final.append(TrainingState.load(saved_states(output / "training_states")[-1]))
+    assert "OPTIMIZER: AdamWR" in printed
+    assert "LR_MAX: 0.008" in printed
+    once, resumed = final
+    assert once.step == resumed.step == 6
+    assert all(torch.equal(tensor, resumed.model[name]) for name, tensor in once.model.items())
+    names = [path.name for path in (output / "model_snapshots").iterdir()]
+    assert any(
+        re.fullmatch(r"OnsetsAndVelocities_[\d_.]+step=6_f1=0\.\d{4}__0\.\d{4}\.torch", name) for name in names
+    ), names
+    load_snapshot(output / "model_snapshots" / max(names), OnsetsAndVelocities(init=False))
+
+
+def test_the_second_network_needs_229_mel_bands(toy_maestro, stores, tmp_path):
+    args = maestro_args(toy_maestro, stores, tmp_path)
+    message = refused("1_train_onsets_velocities.py", *args, "NETWORK=OnsetsAndVelocities")
+    assert "needs log-mels of 229 bands (script 0a or 0b with MELBINS=229), found 250" in message
 
 
 def test_ctrl_c_saves_the_step_that_was_reached(toy_maestro, stores, tmp_path):

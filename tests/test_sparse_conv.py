@@ -14,6 +14,10 @@ LAYERS = {  # c_in, c, rows, branches
     "first stage": (16, 4, 8, [Branch(1, 21), Branch(1, 17, 2), Branch(1, 13, 3), Branch(1, 9, 4), POINTWISE]),
     "refiner": (9, 3, 8, [Branch(1, 9), Branch(1, 7, 2), Branch(1, 5, 3), POINTWISE]),
     "velocity": (21, 4, 8, [POINTWISE]),
+    "stem of 2023": (16, 4, 30, [*(Branch(3, 5, d) for d in (1, 2, 3, 4)), POINTWISE]),
+    "stage of 2023": (12, 4, 8, [*(Branch(1, 11, d) for d in (1, 2, 3)), POINTWISE]),
+    "velocity of 2023": (17, 4, 8, [POINTWISE]),
+    "two inputs": (2, 3, 8, [Branch(1, 3)]),
 }
 
 

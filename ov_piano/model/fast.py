@@ -1,6 +1,6 @@
 """A trained network rearranged for fast inference.
 
-:func:`optimize_for_inference` reads the weights of a given `OnsetVelocityNet`; the result computes the same
+:func:`optimize_for_inference` reads the weights of a given network; the result computes the same
 logits. Batch norms become factors of weights or of the pass that follows a convolution, convolutions run in
 ``sparse_conv.cpp`` (two thirds of the time) or as matrix products with Winograd's saving along time. Where the
 C++ source cannot be compiled, and on other devices than the CPU, the network itself is used.
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.kernels import sparse_conv, winograd
 from ov_piano.model.kernels.sparse_conv import POINTWISE, Branch
 from ov_piano.model.kernels.winograd import time_conv_leaky_relu, transform_weight
 from ov_piano.model.layers import ChannelsToKeys, ContextAwareModule, FrequencyToKeys, SubSpectralNorm, in_turn
-from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 
 
-def optimize_for_inference(model: OnsetVelocityNet, dtype: torch.dtype = torch.float32) -> nn.Module:
+def optimize_for_inference(model: OnsetVelocityBase, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A module log-mel (b, mels, t) in dB -> last-stage onset logits and velocity logits, (b, keys, t-1) each.
 
     It has its own copy of the weights as they are now.
@@ -35,7 +35,7 @@ def optimize_for_inference(model: OnsetVelocityNet, dtype: torch.dtype = torch.f
 class LastStage(nn.Module):
     """The network itself, in eval mode, with its last onset stage only."""
 
-    def __init__(self, model: OnsetVelocityNet, dtype: torch.dtype):
+    def __init__(self, model: OnsetVelocityBase, dtype: torch.dtype):
         super().__init__()
         self.model, self.dtype = deepcopy(model).eval(), dtype
 
@@ -55,19 +55,19 @@ class FastNet(nn.Module):
     ``mean`` (b, c) is the mean of x over frequency and time, which context-aware modules ask for.
     """
 
-    def __init__(self, model: OnsetVelocityNet, dtype: torch.dtype):
+    def __init__(self, model: OnsetVelocityBase, dtype: torch.dtype):
         super().__init__()
         with torch.no_grad():
             self.stem = _steps(nn.Sequential(model.specnorm, model.stem), model.in_bins, dtype)
             keys = model.stem[6].keys
-            self.onset_stages = [_steps(stage, keys, dtype) for stage in (model.first_stage, *model.refiner_stages)]
+            self.onset_stages = [_steps(stage, keys, dtype) for stage in model.onset_stages]
             self.velocity_stage = _steps(model.velocity_stage, keys, dtype)
 
     @torch.inference_mode()
     def forward(self, logmel: Tensor) -> tuple[Tensor, Tensor]:
         """log-mel (b, mels, t) in dB -> onset and velocity logits, (b, keys, t-1) each."""
         x = torch.stack([logmel[:, :, 1:], logmel.diff(dim=2)], dim=1)  # (b, 2, mels, t-1)
-        features = _run(self.stem, x)  # (b, 20, keys, t-1)
+        features = _run(self.stem, x)  # (b, c, keys, t-1)
         onsets = sum(_run(stage, features) for stage in self.onset_stages)  # (b, 1, keys, t-1)
         velocities = _run(self.velocity_stage, torch.cat([features, onsets], dim=1))  # (b, 1, keys, t-1)
         return onsets.squeeze(1), velocities.squeeze(1)

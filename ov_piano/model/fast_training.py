@@ -1,35 +1,36 @@
 """The network's forward pass in training, arranged for the CPU: same parameters, statistics and gradients.
 
-:func:`fast_forward` walks through a given `OnsetVelocityNet` and replaces the operations that PyTorch's
+:func:`fast_forward` walks through a given network and replaces the operations that PyTorch's
 operators are slow at. Where the C++ sources cannot be compiled, it is the plain forward pass.
 """
 
 import torch
 from torch import Tensor, nn
 
+from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.kernels import gated_norm, sparse_conv, winograd
 from ov_piano.model.kernels.native import library
 from ov_piano.model.kernels.sparse_conv import POINTWISE, Branch
 from ov_piano.model.kernels.winograd import time_conv, transform_weight
 from ov_piano.model.layers import ContextAwareModule, FrequencyToKeys, SubSpectralNorm, in_turn
-from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 
 
-def is_fast(model: OnsetVelocityNet, logmel: Tensor) -> bool:
+def is_fast(model: OnsetVelocityBase, logmel: Tensor) -> bool:
     """Whether :func:`fast_forward` is more than the plain forward pass."""
     compiled = all(library(kernel.SOURCE) is not None for kernel in (sparse_conv, gated_norm, winograd))
     plain_norms = not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
     return compiled and plain_norms and model.training and not model.onsets_frozen and logmel.device.type == "cpu"
 
 
-def fast_forward(model: OnsetVelocityNet, logmel: Tensor) -> tuple[list[Tensor], Tensor]:
-    """As ``model(logmel)``: (b, mels, t) in dB -> four stages of onset logits and velocity logits (b, keys, t-1)."""
+def fast_forward(model: OnsetVelocityBase, logmel: Tensor) -> tuple[list[Tensor], Tensor]:
+    """As ``model(logmel)``: (b, mels, t) in dB -> each stage's onset logits and velocity logits (b, keys, t-1)."""
     if not is_fast(model, logmel):
         return model(logmel)
     x = torch.stack([logmel[:, :, 1:], logmel.diff(dim=2)], dim=1)  # (b, 2, mels, t-1)
-    features = _run(model.stem, model.specnorm(x))  # (b, 20, keys, t-1)
-    onset_stages = [_run(model.first_stage, features)]  # (b, 1, keys, t-1)
-    for refine in model.refiner_stages:
+    features = _run(model.stem, model.specnorm(x))  # (b, c, keys, t-1)
+    first, *refiners = model.onset_stages
+    onset_stages = [_run(first, features)]  # (b, 1, keys, t-1)
+    for refine in refiners:
         onset_stages.append(onset_stages[-1] + _run(refine, features))
     velocities = _run(model.velocity_stage, torch.cat([features, onset_stages[-1]], dim=1))
     return [onsets.squeeze(1) for onsets in onset_stages], velocities.squeeze(1)

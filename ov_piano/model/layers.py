@@ -1,6 +1,6 @@
 """Building blocks of the network. Axes: ``(b, channels, frequency or key, time)``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -121,6 +121,46 @@ def conv1x1_head(widths: Sequence[int], momentum: float, slope: float, dropout: 
             nn.Dropout(dropout),
         ]
     return nn.Sequential(*layers, nn.Conv2d(widths[-2], widths[-1], 1))
+
+
+def spectral_stem(
+    channels: int,
+    *,
+    cams: int,
+    kernels: Sequence[tuple[int, int]],
+    dilations: Sequence[tuple[int, int]],
+    norm: Callable[[], nn.Module],
+    bins: int,
+    keys: int,
+    momentum: float,
+    slope: float,
+) -> nn.Sequential:
+    """Context-aware modules over frequency and time, then the keys: ``(b, 2, bins, t)`` -> ``(b, channels, keys, t)``.
+
+    :param channels: a multiple of the number of kernels
+    :param cams: number of context-aware modules in a row
+    :param kernels: sizes (bins, frames), one a dilated convolution
+    :param dilations: (bins, frames), one a dilated convolution
+    :param norm: makes a norm over ``(b, channels, bins, t)``
+    """
+    return nn.Sequential(
+        nn.Conv2d(2, channels, 3, padding=1, bias=False),
+        norm(),
+        nn.LeakyReLU(slope, inplace=True),
+        *(
+            nn.Sequential(
+                ContextAwareModule(
+                    channels, channels // len(kernels), kernels=kernels, dilations=dilations, momentum=momentum
+                ),
+                norm(),
+                nn.LeakyReLU(slope, inplace=True),
+            )
+            for _ in range(cams)
+        ),
+        FrequencyToKeys(channels, bins, keys),
+        nn.BatchNorm2d(channels, momentum=momentum),
+        nn.LeakyReLU(slope, inplace=True),
+    )
 
 
 def cam_stage(

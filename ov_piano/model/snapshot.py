@@ -42,7 +42,11 @@ def load_snapshot(path: str | Path, model: Model) -> Model:
     :raises InputError: no snapshot, or not one of this network: names or shapes differ, values are not
         finite. The model is then unchanged.
     """
-    state = _read(path)
+    return load_state(model, read_snapshot(path), path)
+
+
+def load_state(model: Model, state: dict[str, Tensor], path: str | Path) -> Model:
+    """As :func:`load_snapshot`, with what :func:`read_snapshot` found at ``path``."""
     expected = model.state_dict()
     missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
     if missing or unexpected:
@@ -64,8 +68,11 @@ def load_snapshot(path: str | Path, model: Model) -> Model:
     return model
 
 
-def _read(path: str | Path) -> dict[str, Tensor]:
-    """The tensors by name in the file."""
+def read_snapshot(path: str | Path) -> dict[str, Tensor]:
+    """The tensors by name in the file; code in the file is never executed.
+
+    :raises InputError: no snapshot
+    """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such snapshot file")
     try:

@@ -67,19 +67,22 @@ class TrainingState:
             raise InputError(f"{path}: not a training state saved by script 1 ({type(error).__name__})") from None
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, path: str | Path) -> None:
-        """Put weights and momenta back; momentum and weight decay of ``optimizer`` stay as they are set.
+        """Put weights and moments back; momentum and weight decay of ``optimizer`` stay as they are set.
 
         :raises InputError: they do not fit; ``path`` is for the message
         """
-        kept = ("momentum", "weight_decay")
-        settings = [{name: group[name] for name in kept} for group in optimizer.param_groups]
+        kept = ("momentum", "betas", "weight_decay")  # of SGD and AdamW
+        settings = [{name: group[name] for name in kept if name in group} for group in optimizer.param_groups]
+        saved = [{name for name in kept if name in group} for group in self.optimizer.get("param_groups", [])]
+        if saved != [set(group) for group in settings]:
+            raise InputError(f"{path}: state of another optimiser than {type(optimizer).__name__} (setting OPTIMIZER)")
         try:
             model.load_state_dict(self.model)
             optimizer.load_state_dict(self.optimizer)
         except (RuntimeError, ValueError, KeyError) as error:
             raise InputError(f"{path}: state of another model: {str(error).splitlines()[0]}") from None
-        for group, its in zip(optimizer.param_groups, settings, strict=True):
-            group.update(its)
+        for group, kept_settings in zip(optimizer.param_groups, settings, strict=True):
+            group.update(kept_settings)
 
     def differences(self, conf: str) -> list[str]:
         """Settings that differ in ``conf``, also YAML: ``KEY: old -> new``."""

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.fast_training import fast_forward
-from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.training.losses import onset_loss, velocity_loss
-from ov_piano.training.sgdr import CyclicDecay
+from ov_piano.training.schedule import Schedule
 from ov_piano.training.targets import training_targets
 
 Forward = Callable[[Tensor], tuple[Sequence[Tensor], Tensor]]
@@ -26,7 +26,7 @@ class Losses(NamedTuple):
 class TrainingForward(nn.Module):
     """The model's forward pass as training calls it, as a module of its own for `DistributedDataParallel`."""
 
-    def __init__(self, model: OnsetVelocityNet, trainable_onsets: bool, fast: bool):
+    def __init__(self, model: OnsetVelocityBase, trainable_onsets: bool, fast: bool):
         super().__init__()
         self.model, self.trainable_onsets, self.fast = model, trainable_onsets, fast
 
@@ -50,7 +50,7 @@ class TrainingStep:
         self,
         forward: Forward,
         optimizer: torch.optim.Optimizer,
-        schedule: CyclicDecay,
+        schedule: Schedule,
         *,
         positives_weight: float,
         velocity_weight: float,
@@ -90,5 +90,13 @@ class TrainingStep:
 
 def sgd(model: nn.Module, momentum: float, weight_decay: float) -> torch.optim.SGD:
     """Optimizer over the parameters of ``model`` that are not frozen."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    return torch.optim.SGD(parameters, lr=0.0, momentum=momentum, weight_decay=weight_decay)
+    return torch.optim.SGD(_trainable(model), lr=0.0, momentum=momentum, weight_decay=weight_decay)
+
+
+def adamw(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
+    """Optimizer over the parameters of ``model`` that are not frozen, with the moments of arXiv 1711.05101."""
+    return torch.optim.AdamW(_trainable(model), lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay)
+
+
+def _trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [p for p in model.parameters() if p.requires_grad]

@@ -15,7 +15,7 @@ from ov_piano.memory import keep_freed_memory
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.fast_training import fast_forward
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
-from ov_piano.training.sgdr import CyclicDecay
+from ov_piano.training.schedule import CyclicDecay
 from ov_piano.training.step import TrainingStep, sgd
 from ov_piano.transcription.decoder import Decoder
 from tests.benchmarks.paired import paired

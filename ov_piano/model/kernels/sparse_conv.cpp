@@ -287,7 +287,9 @@ static void weight_gradient(const Tensor& x, const Tensor& gradient, float* out,
     if (winograd && outputs == 4) function<4, true>(__VA_ARGS__);      \
     else if (winograd && outputs == 2) function<2, true>(__VA_ARGS__); \
     else if (outputs == 4) function<4, false>(__VA_ARGS__);            \
-    else if (outputs == 3) function<3, false>(__VA_ARGS__);
+    else if (outputs == 3) function<3, false>(__VA_ARGS__);            \
+    else if (outputs == 2) function<2, false>(__VA_ARGS__);            \
+    else if (outputs == 1) function<1, false>(__VA_ARGS__);
 
 extern "C" {
 void sparse_conv(const Tensor* x, const Tensor* out, const float* weights, const Plan* plan, int outputs, int winograd,

@@ -123,7 +123,7 @@ def backward_plan(c_in: int, c: int, branches: tuple[Branch, ...]) -> Plan:
 
 
 def _block(c_in: int) -> int:
-    return next(size for size in (4, 3, 2) if c_in % size == 0)
+    return next(size for size in (4, 3, 2, 1) if c_in % size == 0)
 
 
 def _plan(sums: list[list[tuple[int, int, int]]], blocks: int, winograd: bool) -> Plan:

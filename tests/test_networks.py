@@ -1,43 +1,88 @@
 import json
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
 from tests.golden_weights import GOLDEN, golden_state
 
-NO_GRADIENT = "velocity_stage.1.7.4.bias"  # but rounding errors: a batch norm follows
+
+class Published(NamedTuple):
+    """What is known of a network."""
+
+    network: type[OnsetVelocityBase]
+    state: str
+    outputs: str
+    parameters: int
+    mels: int
+    stages: int
+    dropouts: int
+    no_gradient: set[str]  # but rounding errors: a batch norm follows
+
+
+PUBLISHED = [
+    Published(
+        OnsetVelocityNet,
+        "state_dict.json",
+        "model_eval.npz",
+        parameters=6_276_288,
+        mels=250,
+        stages=4,
+        dropouts=4 * 2 + 1,  # two hidden layers an onset stage, one for velocities
+        no_gradient={"velocity_stage.1.7.4.bias"},
+    ),
+    Published(
+        OnsetsAndVelocities,
+        "state_dict_2023.json",
+        "model_2023_eval.npz",
+        parameters=3_127_168,
+        mels=229,
+        stages=3,
+        dropouts=3 + 1,
+        no_gradient={f"{stage}.7.4.bias" for stage in ("velocity_stage.0",)}
+        | {f"onset_stages.{i}.0.9.4.bias" for i in range(3)},
+    ),
+]
+
+
+@pytest.fixture(params=PUBLISHED, ids=lambda published: published.network.__name__)
+def published(request):
+    return request.param
 
 
 @pytest.fixture
-def model():
-    model = OnsetVelocityNet(init=False)
+def model(published):
+    model = published.network(init=False)
     model.load_state_dict(golden_state(model))
     return model.eval()
 
 
 @pytest.fixture
-def logmel():
-    return torch.from_numpy(np.load(GOLDEN / "model_eval.npz")["x"])  # (2, 250, 60)
+def logmel(published):
+    return torch.from_numpy(np.load(GOLDEN / published.outputs)["x"])  # (2, mels, 60 or 64)
 
 
-def test_names_shapes_and_types_are_the_published():
-    state = OnsetVelocityNet(init=False).state_dict()
+def test_names_shapes_and_types_are_the_published(published):
+    state = published.network(init=False).state_dict()
     found = {name: [list(x.shape), str(x.dtype).removeprefix("torch.")] for name, x in state.items()}
-    assert found == json.loads((GOLDEN / "state_dict.json").read_text())
+    expected = json.loads((GOLDEN / published.state).read_text())
+    assert found == {name: [shape, dtype.removeprefix("torch.")] for name, (shape, dtype) in expected.items()}
 
 
-def test_number_of_parameters():
-    assert sum(p.numel() for p in OnsetVelocityNet(init=False).parameters()) == 6_276_288
+def test_number_of_parameters(published):
+    assert sum(p.numel() for p in published.network(init=False).parameters()) == published.parameters
 
 
 @torch.no_grad()
-def test_golden_outputs(model, logmel):
-    golden = np.load(GOLDEN / "model_eval.npz")
+def test_golden_outputs(published, model, logmel):
+    golden = np.load(GOLDEN / published.outputs)
     onset_stages, velocities = model(logmel)
-    assert len(onset_stages) == 4
+    assert len(onset_stages) == published.stages
     for i, onsets in enumerate(onset_stages):
         np.testing.assert_allclose(onsets, golden[f"onset_stage_{i}"], atol=1e-3, rtol=0)
     np.testing.assert_allclose(velocities, golden["velocity"], atol=1e-3, rtol=0)
@@ -55,28 +100,29 @@ def test_batch_equals_item_by_item(model, logmel):
 @torch.no_grad()
 @pytest.mark.parametrize("frames", [2, 3, 25])
 def test_one_frame_less_than_the_input(model, frames):
-    onset_stages, velocities = model(torch.zeros(1, 250, frames))
+    onset_stages, velocities = model(torch.zeros(1, model.in_bins, frames))
     assert {x.shape for x in (*onset_stages, velocities)} == {(1, 88, frames - 1)}
 
 
-@pytest.mark.parametrize("shape", [(1, 250, 1), (250, 30), (1, 229, 30)])
+@pytest.mark.parametrize("shape", [(1, 0, 1), (0, 30), (1, 1, 30)])
 def test_impossible_input(model, shape):
-    with pytest.raises(ValueError, match=r"expected shape \(b, 250, 2 or more\), found"):
+    shape = (*shape[:-2], shape[-2] + model.in_bins, shape[-1])
+    with pytest.raises(ValueError, match=rf"expected shape \(b, {model.in_bins}, 2 or more\), found"):
         model(torch.zeros(shape))
 
 
-def test_settings_reach_every_layer():
-    model = OnsetVelocityNet(batch_norm=0.5, leaky_relu_slope=0.2, dropout=0.25, init=False)
+def test_settings_reach_every_layer(published):
+    model = published.network(batch_norm=0.5, leaky_relu_slope=0.2, dropout=0.25, init=False)
     layers = list(model.modules())
     assert {layer.momentum for layer in layers if isinstance(layer, nn.BatchNorm2d)} == {0.5}
     assert {layer.negative_slope for layer in layers if isinstance(layer, nn.LeakyReLU)} == {0.2}
     dropouts = [layer.p for layer in layers if isinstance(layer, nn.Dropout)]
-    assert dropouts == [0.25] * (4 * 2 + 1)  # two hidden layers a stage, one for velocities
+    assert dropouts == [0.25] * published.dropouts
 
 
-def test_init():
+def test_init(published):
     torch.manual_seed(0)
-    model = OnsetVelocityNet()
+    model = published.network()
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             expected = 1.0 if ".se." in name else 0.0
@@ -87,7 +133,7 @@ def test_init():
             kaiming = (2 / parameter[0].numel()) ** 0.5
             assert parameter.std().item() == pytest.approx(kaiming, rel=0.05), name
     torch.manual_seed(0)
-    assert torch.equal(OnsetVelocityNet().stem[0].weight, model.stem[0].weight)
+    assert torch.equal(published.network().stem[0].weight, model.stem[0].weight)
 
 
 def train_step(model, logmel, **arguments):
@@ -106,7 +152,7 @@ def copied_state(model):
     return {name: x.clone() for name, x in model.state_dict().items()}
 
 
-def test_frozen_onsets_stay_bit_equal(model, logmel):
+def test_frozen_onsets_stay_bit_equal(published, model, logmel):
     before, velocity_names = copied_state(model), {n for n in model.state_dict() if n.startswith("velocity_stage.")}
     model.freeze_onsets()
     learnable = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -118,16 +164,16 @@ def test_frozen_onsets_stay_bit_equal(model, logmel):
     onsets = model(logmel, trainable_onsets=False)[0][-1]
     assert torch.equal(onsets, onsets_before)  # neither dropout nor batch statistics
     train_step(model, logmel, trainable_onsets=False)
-    assert changed_entries(model, before) | {NO_GRADIENT} == velocity_names
-    assert model.velocity_stage[1][7][3].training  # its dropout
+    assert changed_entries(model, before) | (published.no_gradient & velocity_names) == velocity_names
+    assert all(layer.training for layer in model.velocity_stage.modules())  # its dropout, too
     model.eval()
     assert not any(module.training for module in model.modules())
 
 
-def test_unfrozen_training_changes_everything(model, logmel):
+def test_unfrozen_training_changes_everything(published, model, logmel):
     before = copied_state(model)
     train_step(model.train(), logmel)
-    assert changed_entries(model, before) | {NO_GRADIENT} == set(before)
+    assert changed_entries(model, before) | published.no_gradient == set(before)
 
 
 def test_no_gradients_before_the_velocity_stage_without_trainable_onsets(model, logmel):
