@@ -34,8 +34,8 @@ from ov_piano.log import RunLog, timestamp
 from ov_piano.memory import keep_freed_memory
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.fast import optimize_for_inference
-from ov_piano.model.networks import NETWORKS
-from ov_piano.model.snapshot import load_snapshot, save_snapshot
+from ov_piano.model.networks import NETWORKS, load_weights
+from ov_piano.model.snapshot import save_snapshot
 from ov_piano.plots.learning_curve import LearningCurve
 from ov_piano.provenance import git_commit
 from ov_piano.settings import Chunking, DatasetConf, DecoderConf, MapsConf, SpeedConf, StoresConf, Tolerances
@@ -199,7 +199,7 @@ def build_model(conf: ConfDef, mels: int, device: torch.device, snapshot: str | 
         mels, batch_norm=conf.BATCH_NORM, leaky_relu_slope=conf.LEAKY_RELU_SLOPE, dropout=conf.DROPOUT
     )
     if snapshot is not None:
-        load_snapshot(snapshot, model)
+        load_weights(snapshot, model)
     if not conf.TRAINABLE_ONSETS:
         model.freeze_onsets()
     return model.to(device)

@@ -43,9 +43,8 @@ from ov_piano.evaluation.report import (
 from ov_piano.evaluation.search import as_notes, best_row, best_timed_row, reaches, score_recordings, search
 from ov_piano.memory import keep_freed_memory
 from ov_piano.model.fast import optimize_for_inference
-from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.networks import load_network
 from ov_piano.model.operating_point import OperatingPoint, write_operating_point
-from ov_piano.model.snapshot import load_snapshot
 from ov_piano.plots.evaluation import draw_recordings, draw_search
 from ov_piano.plots.recording import Transcribed
 from ov_piano.plots.style import optional
@@ -144,8 +143,12 @@ def load_split(conf: ConfDef, pair: StorePair, split: str, take_one_every: int =
 def load_model(conf: ConfDef, mels: int) -> Infer:
     """The snapshot's network: log-mel (1, mels, t) -> onset and velocity logits (1, keys, t - 1)."""
     device = select_device(conf.DEVICE)
-    model = OnsetVelocityNet(mels, leaky_relu_slope=conf.LEAKY_RELU_SLOPE, init=False)
-    model = load_snapshot(conf.SNAPSHOT_INPATH, model).to(device).eval()
+    model = load_network(conf.SNAPSHOT_INPATH, conf.LEAKY_RELU_SLOPE).to(device)
+    if model.in_bins != mels:
+        raise InputError(
+            f"{conf.SNAPSHOT_INPATH}: {type(model).__name__} needs log-mels of {model.in_bins} bands (script 0a or 0b "
+            f"with MELBINS={model.in_bins}), found {mels} in HDF5_MEL_PATH={conf.HDF5_MEL_PATH}"
+        )
     return optimize_for_inference(model, torch.bfloat16 if conf.BF16 else torch.float32) if conf.FAST else model.infer
 
 

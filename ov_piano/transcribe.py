@@ -144,7 +144,7 @@ def transcribe(transcriber: Transcriber, audio: Path, midi: Path, conf: ConfDef)
     """Write the results of one recording, the MIDI file last; returns the number of notes."""
     seconds = audio_info(audio).seconds
     with progress_bar(f"{audio.name}: spectrogram", seconds) as progress:
-        logmel = spool_logmel(audio, progress=progress)
+        logmel = spool_logmel(audio, progress=progress, mels=transcriber.mels)
     with progress_bar(f"{audio.name}: notes", seconds) as progress:
         events = transcriber.detect(logmel, progress)
     with written_whole(midi.with_suffix(".csv")) as partial:

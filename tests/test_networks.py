@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from ov_piano.errors import InputError
 from ov_piano.model.base import OnsetVelocityBase
+from ov_piano.model.networks import NETWORKS, load_network, load_weights
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
+from ov_piano.model.snapshot import save_snapshot
 from tests.golden_weights import GOLDEN, golden_state
 
 
@@ -86,6 +89,56 @@ def test_golden_outputs(published, model, logmel):
     for i, onsets in enumerate(onset_stages):
         np.testing.assert_allclose(onsets, golden[f"onset_stage_{i}"], atol=1e-3, rtol=0)
     np.testing.assert_allclose(velocities, golden["velocity"], atol=1e-3, rtol=0)
+
+
+def test_the_file_says_which_network_it_is(published, model, tmp_path):
+    path = tmp_path / "snapshot.torch"
+    torch.save(model.state_dict(), path)
+    loaded = load_network(path, leaky_relu_slope=0.3)
+    assert type(loaded) is published.network
+    assert loaded.in_bins == published.mels
+    assert not loaded.training
+    assert {layer.negative_slope for layer in loaded.modules() if isinstance(layer, nn.LeakyReLU)} == {0.3}
+    assert all(torch.equal(x, model.state_dict()[name]) for name, x in loaded.state_dict().items())
+
+
+def test_the_file_says_how_many_mel_bands_it_needs(published, tmp_path):
+    save_snapshot(published.network(in_bins=100, init=False), tmp_path / "snapshot.torch")
+    assert load_network(tmp_path / "snapshot.torch").in_bins == 100
+
+
+def test_weights_of_another_network_are_refused_by_name(published, tmp_path):
+    (other,) = (network for network in NETWORKS.values() if network is not published.network)
+    save_snapshot(other(init=False), tmp_path / "snapshot.torch")
+    expected = f"snapshot of {other.__name__}, expected one of {published.network.__name__}"
+    with pytest.raises(InputError, match=expected):
+        load_weights(tmp_path / "snapshot.torch", published.network(init=False))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda state: state.pop("stem.7.weight"), "not a snapshot of .*: stem.7.weight names missing, no unexpected"),
+        (
+            lambda state: state.update({"more": torch.zeros(1)}),
+            "not a snapshot of .*: no names missing, more unexpected",
+        ),
+        (lambda state: state.pop("specnorm.bn.weight"), "specnorm.bn.weight names missing"),
+        (
+            lambda state: state.update({"specnorm.bn.weight": torch.zeros(3)}),
+            "snapshot with other shapes than ",
+        ),
+        (lambda state: state.update({"specnorm.bn.weight": torch.zeros(9, 9)}), r"found float32 \(9, 9\)"),
+        (lambda state: [state.pop(name) for name in list(state)[1:]], "names missing"),
+    ],
+)
+def test_damaged_snapshots_are_refused_in_one_line(model, tmp_path, spoil, message):
+    state = model.state_dict()
+    spoil(state)
+    torch.save(dict(state), tmp_path / "snapshot.torch")
+    with pytest.raises(InputError, match=message) as refusal:
+        load_network(tmp_path / "snapshot.torch")
+    assert "\n" not in str(refusal.value)
 
 
 @torch.no_grad()

@@ -137,7 +137,11 @@ def test_the_second_network_trains_resumes_and_names_its_snapshots(toy_maestro, 
     assert any(
         re.fullmatch(r"OnsetsAndVelocities_[\d_.]+step=6_f1=0\.\d{4}__0\.\d{4}\.torch", name) for name in names
     ), names
-    load_snapshot(output / "model_snapshots" / max(names), OnsetsAndVelocities(init=False))
+    snapshot = output / "model_snapshots" / max(names)
+    load_snapshot(snapshot, OnsetsAndVelocities(init=False))
+    stores = (f"HDF5_MEL_PATH={mel_path}", f"HDF5_ROLL_PATH={stores_229 / ROLL_NAME}", f"OUTPUT_DIR={tmp_path}")
+    arguments = (f"MAESTRO_PATH={toy_maestro}", *stores, f"SNAPSHOT_INPATH={snapshot}", "SEARCH_THRESHOLDS=[0.74]")
+    assert "AVERAGES (t=0.74, s=-0.01)" in succeed("2_eval_onsets_velocities.py", *arguments)
 
 
 def test_the_second_network_needs_229_mel_bands(toy_maestro, stores, tmp_path):

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import soundfile as sf
 import torch
+from torch.nn.functional import pad
 
 import ov_piano
 from ov_piano.atomic import written_whole
@@ -20,11 +21,13 @@ from ov_piano.constants import KEYS, MELS
 from ov_piano.data.audio import LogMel, load_mono
 from ov_piano.data.midi import read_notes
 from ov_piano.errors import InputError
+from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
 from ov_piano.model.operating_point import OperatingPoint, read_operating_point, write_operating_point
 from ov_piano.model.snapshot import save_snapshot
 from ov_piano.plots.transcription import plot_transcription
-from ov_piano.settings import Chunking, DecoderSettings
+from ov_piano.settings import Chunking, DecoderSettings, LogMelSettings
 from ov_piano.transcribe import ConfDef, find_recordings, main, plan_outputs
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.events import decode_pieces
@@ -50,19 +53,23 @@ def music(seconds: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
     return wave.astype(np.float32)
 
 
-@pytest.fixture(scope="module")
-def snapshot(tmp_path_factory) -> Path:
+def save_random_snapshot(network: type[OnsetVelocityBase], path: Path) -> None:
     """Random weights; batch norms that have seen music, and last layers far from saturation."""
     torch.manual_seed(0)
-    model = OnsetVelocityNet().train()
+    model = network().train()
     with torch.no_grad():
-        model(LogMel()(torch.from_numpy(music(8)[:, 0]))[None])
-        for stage in (model.first_stage, *model.refiner_stages, model.velocity_stage):
+        model(LogMel(LogMelSettings(mels=model.in_bins))(torch.from_numpy(music(8)[:, 0]))[None])
+        for stage in (*model.onset_stages, model.velocity_stage):
             last = [conv for conv in stage.modules() if isinstance(conv, torch.nn.Conv2d)][-1]
             last.weight *= 0.1
             last.bias -= 0.4
-    path = tmp_path_factory.mktemp("snapshot") / "random.torch"
     save_snapshot(model, path)
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("snapshot") / "random.torch"
+    save_random_snapshot(OnsetVelocityNet, path)
     write_operating_point(path, OperatingPoint(THRESHOLD, -0.02), commit="abc", data="noise")
     return path
 
@@ -104,6 +111,26 @@ def test_pieces_give_the_events_of_the_whole_file(tmp_path, snapshot):
         }
     )
     pd.testing.assert_frame_equal(events, expected.sort_values(["onset_secs", "note"], ignore_index=True), atol=1e-4)
+
+
+def test_a_snapshot_of_2023_transcribes_any_audio_at_its_published_operating_point(tmp_path, caplog):
+    path, audio = tmp_path / "OnsetsAndVelocities_step=1.torch", tmp_path / "music.flac"
+    save_random_snapshot(OnsetsAndVelocities, path)
+    sf.write(audio, music(15, 44_100, channels=2), 44_100)
+    transcriber = Transcriber(path, device="cpu", chunking=Chunking(1000, 20))
+    assert (transcriber.threshold, transcriber.shift) == (0.74, -0.01)
+    assert "the published threshold 0.74 and shift -0.01 s" in caplog.text
+    transcriber.threshold = 0.5
+    found = transcriber(audio)
+    logmel = LogMel(LogMelSettings(mels=229))(load_mono(audio))
+    with torch.no_grad():
+        onsets, velocities = (pad(x.sigmoid(), (1, 0)) for x in ov_piano.load_model(path).infer(logmel[None]))
+    expected = Decoder()(onsets, velocities, 0.5)
+    assert len(found) == len(expected) > 20
+    np.testing.assert_allclose(np.sort(found["prob"]), np.sort(expected["prob"]), atol=1e-4)
+    midi = tmp_path / "out.mid"
+    run(main, ConfDef, [f"AUDIO={audio}", f"OUT={midi}", f"SNAPSHOT_INPATH={path}", "THRESHOLD=0.5"])
+    assert len(read_notes(midi).notes) == len(expected)
 
 
 def test_floor_is_relative_to_the_maximum_of_the_whole_recording():

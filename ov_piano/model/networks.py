@@ -1,5 +1,6 @@
 """The networks by name, and the one that a snapshot belongs to."""
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -23,20 +24,35 @@ def load_network(path: str | Path, leaky_relu_slope: float = 0.1) -> OnsetVeloci
     :raises InputError: no snapshot, or not one of our networks
     """
     state = read_snapshot(path)
-    network = network_of(state)
+    network = network_of(state) or OnsetVelocityNet  # whose names the message will miss
     bins = _mel_bands(state)
     shape = {} if bins is None else {"in_bins": bins}
     return load_state(network(**shape, leaky_relu_slope=leaky_relu_slope, init=False), state, path).eval()
 
 
-def network_of(state: dict[str, Tensor]) -> type[OnsetVelocityBase]:
-    """The network that has the most names in common with ``state``."""
-    return max(NETWORKS.values(), key=lambda network: len(_names(network) & state.keys()))
+def load_weights(path: str | Path, model: OnsetVelocityBase) -> None:
+    """Load the weights at ``path`` into ``model``.
+
+    :raises InputError: no snapshot, or not one of this network; the model is then unchanged
+    """
+    state = read_snapshot(path)
+    network = network_of(state)
+    if network is not None and not isinstance(model, network):
+        raise InputError(f"{path}: snapshot of {network.__name__}, expected one of {type(model).__name__}")
+    load_state(model, state, path)
 
 
-def _names(network: type[OnsetVelocityBase]) -> set[str]:
+def network_of(state: dict[str, Tensor]) -> type[OnsetVelocityBase] | None:
+    """The network that has the most names in common with ``state``; None if there are no such names."""
+    in_common = {network: len(_names(network) & state.keys()) for network in NETWORKS.values()}
+    found = max(in_common, key=in_common.get)
+    return found if in_common[found] else None
+
+
+@cache
+def _names(network: type[OnsetVelocityBase]) -> frozenset[str]:
     with torch.device("meta"):
-        return set(network(init=False).state_dict())
+        return frozenset(network(init=False).state_dict())
 
 
 def _mel_bands(state: dict[str, Tensor]) -> int | None:
@@ -45,12 +61,3 @@ def _mel_bands(state: dict[str, Tensor]) -> int | None:
     if weight is None or weight.ndim != 1 or not 1 <= len(weight) // 2 <= LARGEST_BINS:
         return None
     return len(weight) // 2
-
-
-def check_mel_bands(model: OnsetVelocityBase, snapshot: str | Path, mels: int, mel_path: str | Path) -> None:
-    """:raises InputError: the log-mels at ``mel_path`` do not have the bands that ``model`` needs"""
-    if mels != model.in_bins:
-        raise InputError(
-            f"{snapshot}: snapshot of {type(model).__name__} for {model.in_bins} mel bands: expected HDF5_MEL_PATH="
-            f"…_mel={model.in_bins}(50-8000).h5 (script 0a or 0b with MELBINS={model.in_bins}), found {mel_path}"
-        )

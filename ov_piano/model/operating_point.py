@@ -20,7 +20,10 @@ class OperatingPoint(NamedTuple):
     shift: float
 
 
-PUBLISHED = OperatingPoint(threshold=0.77, shift=-0.01)  # of the published model on MAESTRO v3
+PUBLISHED = {  # of the published snapshots on MAESTRO v3, by network
+    "OnsetVelocityNet": OperatingPoint(threshold=0.77, shift=-0.01),
+    "OnsetsAndVelocities": OperatingPoint(threshold=0.74, shift=-0.01),
+}
 
 
 def operating_point_path(snapshot_path: str | Path) -> Path:

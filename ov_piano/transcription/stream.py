@@ -11,9 +11,9 @@ from torch import Tensor
 from ov_piano.constants import FRAME_SECS, MELS, TOP_DB
 from ov_piano.data.audio import LARGEST_SAMPLE, RATES, LogMel, resample, resampled_blocks
 from ov_piano.errors import InputError
+from ov_piano.settings import LogMelSettings
 
 BLOCK = 400_000  # samples of an array that are transformed at once
-FRAME_BYTES = 4 * MELS  # float32
 
 
 class SpooledLogMel:
@@ -22,7 +22,8 @@ class SpooledLogMel:
     The floor is relative to the recording's maximum, known only at its end; so :meth:`read` applies it.
     """
 
-    def __init__(self, blocks: Iterable[Tensor], progress: Callable[[float], None]):
+    def __init__(self, blocks: Iterable[Tensor], mels: int, progress: Callable[[float], None]):
+        self.mels = mels
         self.frames, maximum_db = 0, -np.inf
         try:
             self._file = tempfile.TemporaryFile(prefix="ov_piano_logmel_")  # noqa: SIM115 -- closed with this object
@@ -39,8 +40,9 @@ class SpooledLogMel:
 
     def read(self, begin: int, end: int) -> Tensor:
         """(mels, end - begin) in dB."""
-        self._file.seek(begin * FRAME_BYTES)
-        stored = np.frombuffer(self._file.read((end - begin) * FRAME_BYTES), np.float32).reshape(-1, MELS)
+        frame_bytes = 4 * self.mels  # float32
+        self._file.seek(begin * frame_bytes)
+        stored = np.frombuffer(self._file.read((end - begin) * frame_bytes), np.float32).reshape(-1, self.mels)
         return torch.from_numpy(stored.T.copy()).clamp_(min=self.floor_db)
 
     def __del__(self) -> None:
@@ -52,17 +54,20 @@ def spool_logmel(
     audio: str | Path | np.ndarray | Tensor,
     sample_rate: int | None = None,
     progress: Callable[[float], None] = lambda secs: None,
+    mels: int = MELS,
 ) -> SpooledLogMel:
     """The log-mel of a file, or of an array (samples,) or (samples, channels) at ``sample_rate``.
 
+    ``mels`` is the number of bands, as the network needs them.
     ``progress`` is told the seconds of audio of each block that has been read.
 
     :raises InputError: audio that cannot be used: unreadable, not finite, too short
     """
+    logmel = LogMel(LogMelSettings(mels=mels))
     if not isinstance(audio, str | Path):
-        return SpooledLogMel(LogMel().in_blocks(_array_blocks(audio, sample_rate)), progress)
+        return SpooledLogMel(logmel.in_blocks(_array_blocks(audio, sample_rate)), mels, progress)
     try:
-        return SpooledLogMel(LogMel().in_blocks(resampled_blocks(audio)), progress)
+        return SpooledLogMel(logmel.in_blocks(resampled_blocks(audio)), mels, progress)
     except InputError as error:
         raise error if str(audio) in str(error) else InputError(f"{audio}: {error}") from None
 

@@ -23,6 +23,7 @@ from ov_piano.constants import FRAME_SECS, KEYS, LOWEST_NOTE, SAMPLE_RATE, TOP_D
 from ov_piano.data.audio import LogMel
 from ov_piano.data.audio_stream import StreamLogMel, mono_block
 from ov_piano.errors import InputError
+from ov_piano.settings import LogMelSettings
 from ov_piano.transcription.events import MAX_VELOCITY
 from ov_piano.transcription.transcriber import Transcriber
 
@@ -101,7 +102,7 @@ class StreamingTranscriber:
         self.threshold = self._transcriber.threshold if threshold is None else threshold
         self.shift = self._transcriber.shift if shift is None else shift
         self.gain_db = gain_db
-        self._logmel = LogMel(mels=self._transcriber.mels)
+        self._logmel = LogMel(LogMelSettings(mels=self._transcriber.mels))
         self.reset()
 
     @property

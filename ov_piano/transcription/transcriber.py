@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ov_piano.device import DEFAULT_DEVICE, select_device
 from ov_piano.errors import InputError
+from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.fast import optimize_for_inference
-from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.networks import load_network
 from ov_piano.model.operating_point import PUBLISHED, read_operating_point
-from ov_piano.model.snapshot import load_snapshot
 from ov_piano.settings import Chunking, DecoderSettings
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.events import detect_events
@@ -43,10 +43,12 @@ def shipped_snapshot() -> Path:
 
 def load_model(
     snapshot: str | Path | None = None, device: str = "cpu", leaky_relu_slope: float = 0.1
-) -> OnsetVelocityNet:
-    """The network with the weights of ``snapshot`` (None: the one that ships), in eval mode."""
-    model = OnsetVelocityNet(leaky_relu_slope=leaky_relu_slope, init=False)
-    return load_snapshot(snapshot or shipped_snapshot(), model).to(select_device(device)).eval()
+) -> OnsetVelocityBase:
+    """The network of ``snapshot`` (None: the one that ships) with its weights, in eval mode.
+
+    The file says which of the published networks it is, and for how many mel bands (``in_bins``).
+    """
+    return load_network(snapshot or shipped_snapshot(), leaky_relu_slope).to(select_device(device))
 
 
 class Transcriber:
@@ -85,7 +87,7 @@ class Transcriber:
         self.decoder = Decoder(decoder)
         point = read_operating_point(self.snapshot)
         if point is None and None in (threshold, shift):
-            point = PUBLISHED
+            point = PUBLISHED[type(model).__name__]
             log.warning(
                 "no operating point beside %s: unless given, the published threshold %g and shift %g s stand in",
                 self.snapshot,
@@ -102,7 +104,7 @@ class Transcriber:
 
         :raises InputError: audio that cannot be used
         """
-        return self.detect(spool_logmel(audio, sample_rate))
+        return self.detect(spool_logmel(audio, sample_rate, mels=self.mels))
 
     def detect(self, logmel: SpooledLogMel, progress: Callable[[float], None] = lambda secs: None) -> pd.DataFrame:
         """The same from a log-mel; ``progress`` is told the seconds of each piece that is done."""
