@@ -39,7 +39,7 @@ from ov_piano.model.snapshot import save_snapshot
 from ov_piano.plots.learning_curve import LearningCurve
 from ov_piano.provenance import git_commit
 from ov_piano.settings import Chunking, DatasetConf, DecoderConf, MapsConf, SpeedConf, StoresConf, Tolerances
-from ov_piano.training.augmentation import RandomResponse
+from ov_piano.training.augmentation import Augmentation
 from ov_piano.training.batch_norm import reestimate_statistics
 from ov_piano.training.breakpoint import BreakpointFile
 from ov_piano.training.cross_validation import CrossValidation, in_words, summary
@@ -133,8 +133,13 @@ class Running:
         0, "batches over which batch-norm statistics are averaged before cross-validation; 0 keeps them", NON_NEGATIVE
     )
     AUGMENT_RESPONSE_DB: float = option(
-        0.0, "train each chunk with a random frequency response of so many dB (standard deviation)", NON_NEGATIVE
+        0.0, "standard deviation in dB of a random frequency response for each chunk", NON_NEGATIVE
     )
+    AUGMENT_GAIN_DB: float = option(0.0, "largest random change of a chunk's level in dB", NON_NEGATIVE)
+    AUGMENT_TRANSPOSE: int = option(0, "largest random transposition of a chunk in semitones", NON_NEGATIVE)
+    AUGMENT_MIX: float = option(0.0, "probability of mixing a chunk with another one of the batch", FRACTION)
+    AUGMENT_NOISE: float = option(0.0, "probability of background noise in a chunk", FRACTION)
+    AUGMENT_MASK: float = option(0.0, "probability of silencing a band of mels in a chunk", FRACTION)
     FRAME_CACHE: bool = option(
         True, "read chunks from an uncompressed copy beside the log-mels, made at the first use if the disk has room"
     )
@@ -214,6 +219,19 @@ def build_optimizer(conf: ConfDef, model: OnsetVelocityBase) -> tuple[torch.opti
     return sgd(model, conf.MOMENTUM, conf.WEIGHT_DECAY), CyclicDecay(conf.LR_MAX, conf.LR_MIN, *cycles)
 
 
+def build_augmentation(conf: ConfDef, pair: StorePair) -> Augmentation:
+    """The variations of chunks that the configuration asks for."""
+    return Augmentation(
+        response_db=conf.AUGMENT_RESPONSE_DB,
+        gain_db=conf.AUGMENT_GAIN_DB,
+        transpose=conf.AUGMENT_TRANSPOSE,
+        mix=conf.AUGMENT_MIX,
+        noise=conf.AUGMENT_NOISE,
+        mask=conf.AUGMENT_MASK,
+        mel_range_hz=(pair.mel_name.settings.fmin, pair.mel_name.settings.fmax),
+    )
+
+
 def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingRun:
     """The training at its first step, or where RESUME says."""
     states_folder = Path(conf.OUTPUT_DIR) / "training_states"
@@ -239,7 +257,7 @@ def build_run(conf: ConfDef, pair: StorePair, processes: Processes) -> TrainingR
         processes,
         conf.RANDOM_SEED,
         names=[metadata.basename for metadata in pair.metadata],
-        augment=RandomResponse(conf.AUGMENT_RESPONSE_DB),
+        augment=build_augmentation(conf, pair),
         wants_pause=BreakpointFile("breakpoint.json", processes.world == 1 and has_terminal).wants_pause,
         states_folder=states_folder,
         conf_yaml=to_yaml(conf),

@@ -38,7 +38,7 @@ class TrainingRun:
     """``step`` steps are done; the next batch is number ``batch`` of epoch ``epoch``, both 0-based.
 
     :param names: of the recordings, by the index that batches carry
-    :param augment: log-mel (b, mels, t) in dB -> the same, a variation to train on
+    :param augment: log-mels (b, mels, t) in dB and key velocities (b, keys, t) -> the same, varied
     :param wants_pause: asked at each step, between losses and descent, whether to stop in the debugger
     """
 
@@ -47,7 +47,7 @@ class TrainingRun:
     processes: Processes
     seed: int
     names: Sequence[str]
-    augment: Callable[[Tensor], Tensor]
+    augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     wants_pause: Callable[[int], bool]
     states_folder: Path
     conf_yaml: str
@@ -67,7 +67,7 @@ class TrainingRun:
         seed_step(self.seed, step, self.processes.rank)
         logmel = chunks.logmel.to(self.processes.device, non_blocking=True)
         key_velocities = chunks.key_velocities.to(self.processes.device, non_blocking=True)
-        losses = self.training_step.losses(self.augment(logmel), key_velocities)
+        losses = self.training_step.losses(*self.augment(logmel, key_velocities))
         onset, velocity = self.processes.mean(torch.stack([losses.onset.detach(), losses.velocity.detach()])).tolist()
         if self.wants_pause(step):
             breakpoint()
