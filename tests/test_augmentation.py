@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ov_piano.data.audio import LogMel
+from ov_piano.settings import LogMelSettings
 from ov_piano.training.augmentation import Augmentation, add_powers, random_curves, transposed_bands
 
 VARIATIONS = {"response_db": 4.0, "gain_db": 6.0, "transpose": 2, "mix": 0.5, "noise": 0.5, "mask": 0.5}
@@ -83,20 +84,12 @@ def test_onsets_transposed_beyond_the_keyboard_vanish():
 
 def test_transposition_by_an_octave_doubles_frequencies():
     bands = transposed_bands(250, (50.0, 8000.0), torch.tensor([12.0, 0.0]))
-    hz = LogMelCentres.hz(250)
+    filters = LogMel(LogMelSettings(window=2**17)).filters  # narrow bins: each filter's maximum is its centre
+    hz = filters.argmax(dim=0) * 16_000 / 2**17
     assert torch.allclose(bands[1], torch.arange(250.0), atol=1e-3)
     at = 200
     low, share = int(bands[0, at]), bands[0, at] % 1
     assert abs((1 - share) * hz[low] + share * hz[low + 1] - hz[at] / 2) < 0.5
-
-
-class LogMelCentres:
-    """Band centres found from the filters themselves: each filter's maximum."""
-
-    @staticmethod
-    def hz(mels: int) -> torch.Tensor:
-        filters = LogMel(window=2**17, mels=mels).filters  # fine bins
-        return filters.argmax(dim=0) * 16_000 / 2**17
 
 
 def test_a_mix_holds_the_onsets_and_the_power_of_both():
