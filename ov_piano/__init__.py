@@ -19,15 +19,15 @@ training        targets, losses    what is learned
                 run, state         a training between steps: saved, resumed; processes: several at once
                 cross_validation   scores on the way; breakpoint, interrupt: stopping it
 transcription   strided, decoder   long inputs -> maps -> events (events: in bounded memory)
-                transcriber        audio -> table of events; stream, midi_writer: files in and out
+                transcriber        audio -> table of events; files, stream, midi_writer: files in and out
                 streaming          blocks of samples as they arrive -> events as they become final
 evaluation      ground_truth       MIDI files -> reference notes
                 scoring, search    mir_eval's scores, thresholds and shifts; analysis: what they owe to what
                 evaluate, report   recordings -> events -> tables and files
 plots           learning_curve, recording, evaluation, transcription, style
-transcribe      the command: python -m ov_piano.transcribe
+transcribe      the command: ov-piano transcribe (__main__: the list of commands)
 settings        values that travel together (frames, chunks, decoder, tolerances), and options of several scripts
-config, cli, errors, log, atomic, workers, memory, device, provenance, constants: what all of them share
+config, cli, errors, log, atomic, workers, memory, device, provenance, resources, constants: what all of them share
 """
 
 from importlib import import_module

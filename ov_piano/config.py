@@ -52,14 +52,15 @@ def option(
     presets: Mapping[str, Any] | None = None,
     *,
     positional: bool = False,
+    required: bool = False,
 ) -> Any:
-    """A documented dataclass field; ``default`` may be :data:`REQUIRED` or a list.
+    """A documented dataclass field; ``default`` may be :data:`REQUIRED` or a list (of a required one: empty).
 
     :param presets: other defaults, by the ``KEY=value`` of another setting that brings them about
     :param positional: arguments without ``KEY=`` fill these settings in the order of declaration; one of
         type ``list[str]`` takes all that are left and must be the last
     """
-    metadata = {"meaning": meaning, "check": check, "required": default is REQUIRED}
+    metadata = {"meaning": meaning, "check": check, "required": required or default is REQUIRED}
     metadata |= {"presets": presets or {}, "positional": positional}
     if default is REQUIRED:
         return dataclasses.field(default="", metadata=metadata)

@@ -5,46 +5,47 @@
 3. For each recording NAME.mid (notes), NAME.csv (onset_secs, note, velocity, prob) and, with
    PLOT=true, NAME.png (spectrogram and notes) are written; each file is complete or not there.
 
-    python -m ov_piano.transcribe AUDIO=recording.wav [OUT=recording.mid] [PLOT=true] [KEY=value …]
+    ov-piano transcribe RECORDING … [OUT=folder] [PLOT=true] [KEY=value …]
 
-AUDIO is a file (WAV, FLAC, OGG, MP3 … of any rate and number of channels), a folder, a pattern
-such as 'music/*.wav', or several of these: AUDIO=one.wav,two.flac or AUDIO=[one.wav,two.flac].
+RECORDING is a file (WAV, FLAC, OGG, MP3 … of any rate and number of channels), a folder, or a pattern such
+as 'music/**/*.wav'. AUDIO=one.wav,two.flac names recordings, too. Without an installation the command is
+python -m ov_piano.transcribe.
 """
 
-import glob
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
 from tqdm import tqdm
 
 from ov_piano.atomic import written_whole
 from ov_piano.cli import run
-from ov_piano.config import FRACTION, NON_NEGATIVE, POSITIVE, REQUIRED, option
-from ov_piano.data.audio import audio_info
+from ov_piano.config import FRACTION, NON_NEGATIVE, POSITIVE, option
 from ov_piano.device import DEFAULT_DEVICE
 from ov_piano.errors import InputError
 from ov_piano.plots.transcription import plot_transcription
 from ov_piano.settings import DecoderConf, InferenceConf
+from ov_piano.transcription.files import find_recordings, recording_seconds
 from ov_piano.transcription.midi_writer import NOTE_SECS, write_midi
 from ov_piano.transcription.stream import spool_logmel
 from ov_piano.transcription.transcriber import Transcriber
 
 MIDI_SUFFIXES = (".mid", ".midi")
-AUDIO_SUFFIXES = {f".{name.lower()}" for name in soundfile.available_formats()} | {".aif", ".aifc", ".oga", ".opus"}
-AUDIO_SUFFIXES -= {".raw"}
 
 
 @dataclass
 class Files:
     """What to transcribe, with which snapshot, into which files."""
 
-    AUDIO: str = option(REQUIRED, "recording, folder, pattern, or several of them with commas between")
+    AUDIO: list[str] = option(
+        [], "recordings, folders, patterns; AUDIO= may be left out", positional=True, required=True
+    )
     OUT: str = option("out/transcriptions", "folder for the results, or for one recording the name of its .mid file")
-    SNAPSHOT_INPATH: str | None = option(None, "weights of the network; null: the snapshot that ships in assets/")
+    SNAPSHOT_INPATH: str | None = option(None, "weights of the network; null: the ones that ship")
     THRESHOLD: float | None = option(None, "onset probability of a note; null: as found for the snapshot", FRACTION)
     SHIFT: float | None = option(None, "seconds added to each onset; null: as found for the snapshot")
     NOTE_SECS: float = option(
@@ -53,7 +54,7 @@ class Files:
     PLOT: bool = option(False, "also draw the spectrogram and the notes")
     OVERWRITE: bool = option(False, "replace results that exist already")
     SKIP_EXISTING: bool = option(False, "leave out recordings whose results are complete, to go on where a run ended")
-    DEVICE: str = option(DEFAULT_DEVICE, "where the network runs: cpu, cuda, cuda:1 …")
+    DEVICE: str = option(DEFAULT_DEVICE, "where the network runs: cpu, cuda, cuda:1 …; mps is untested")
 
 
 @dataclass
@@ -61,46 +62,15 @@ class ConfDef(DecoderConf, InferenceConf, Files):
     """`Files`, then what is shared with script 2."""
 
     LEAKY_RELU_SLOPE: float = option(0.1, "slope of the leaky ReLUs below zero, as in training", NON_NEGATIVE)
+    VERBOSE: bool = option(False, "print the configuration first")
 
     def __post_init__(self) -> None:
         if self.OVERWRITE and self.SKIP_EXISTING:
             raise InputError("setting SKIP_EXISTING=true: expected OVERWRITE=false")
 
 
-def find_recordings(audio: str) -> list[tuple[Path, Path]]:
-    """The recordings that AUDIO stands for, each with the name (no suffix) of its results below the output folder.
-
-    A recording in a folder keeps its place below that folder. A file whose name holds a comma is
-    taken as one file if it exists.
-
-    :raises InputError: a part that stands for nothing
-    """
-    if Path(audio).exists():
-        parts = [audio]
-    else:
-        parts = [part.strip() for part in audio.removeprefix("[").removesuffix("]").split(",")]
-    found: dict[Path, tuple[Path, Path]] = {}  # a file given twice is one
-    for part in parts:
-        paths = [Path(part)] if part and Path(part).exists() else [Path(name) for name in sorted(glob.glob(part))]
-        if not paths:
-            raise InputError(f"AUDIO={audio}: no such file or folder: {part!r}")
-        for path in paths:
-            if path.is_dir():
-                inside = [file for file in sorted(path.rglob("*")) if _is_audio(file)]
-                if not inside:
-                    raise InputError(f"{path}: no audio file in this folder")
-                found |= {file.resolve(): (file, file.relative_to(path).with_suffix("")) for file in inside}
-            else:
-                found[path.resolve()] = (path, Path(path.stem))
-    return list(found.values())
-
-
-def _is_audio(path: Path) -> bool:
-    return path.suffix.lower() in AUDIO_SUFFIXES and path.is_file() and not path.name.startswith(".")
-
-
 def plan_outputs(recordings: list[tuple[Path, Path]], conf: ConfDef) -> dict[Path, Path]:
-    """The MIDI file to write for each recording.
+    """The MIDI file to write for each recording: NAME.mid, or song.wav.mid and song.mp3.mid where names are equal.
 
     :raises InputError: two recordings with one output, an output that exists
     """
@@ -110,7 +80,9 @@ def plan_outputs(recordings: list[tuple[Path, Path]], conf: ConfDef) -> dict[Pat
             raise InputError(f"OUT={out}: expected a folder for {len(recordings)} recordings, found a MIDI file name")
         outputs = {recordings[0][0]: out}
     else:
-        outputs = {audio: out / name.with_name(f"{name.name}.mid") for audio, name in recordings}
+        times = Counter(name for _, name in recordings)
+        suffixes = {audio: audio.suffix if times[name] > 1 else "" for audio, name in recordings}
+        outputs = {audio: out / name.with_name(f"{name.name}{suffixes[audio]}.mid") for audio, name in recordings}
     owners: dict[Path, Path] = {}
     for audio, midi in outputs.items():
         if midi in owners:
@@ -140,9 +112,8 @@ def progress_bar(what: str, seconds: float) -> Iterator[Callable[[float], None]]
         yield lambda secs: bar.update(min(secs, seconds - bar.n))
 
 
-def transcribe(transcriber: Transcriber, audio: Path, midi: Path, conf: ConfDef) -> int:
-    """Write the results of one recording, the MIDI file last; returns the number of notes."""
-    seconds = audio_info(audio).seconds
+def transcribe(transcriber: Transcriber, audio: Path, seconds: float, midi: Path, conf: ConfDef) -> int:
+    """Write the results of one recording of about ``seconds``, the MIDI file last; returns the number of notes."""
     with progress_bar(f"{audio.name}: spectrogram", seconds) as progress:
         logmel = spool_logmel(audio, progress=progress, mels=transcriber.mels)
     with progress_bar(f"{audio.name}: notes", seconds) as progress:
@@ -157,14 +128,40 @@ def transcribe(transcriber: Transcriber, audio: Path, midi: Path, conf: ConfDef)
 
 
 def main(conf: ConfDef) -> None:
-    """Transcribe every recording and say how fast it went."""
+    """Transcribe every recording, say how fast it went and which could not be used.
+
+    :raises InputError: a recording that cannot be used, after the others have been transcribed
+    """
     recordings = find_recordings(conf.AUDIO)
     outputs = plan_outputs(recordings, conf)
     if skipped := len(recordings) - len(outputs):
         print(f"transcribed before, left out: {skipped} of {len(recordings)} recordings", flush=True)
     if not outputs:
         return
-    seconds = {audio: audio_info(audio).seconds for audio in outputs}  # bad files are named before the work begins
+    seconds: dict[Path, float] = {}
+    unusable: set[Path] = set()
+    for audio in outputs:  # bad files are named before the work begins
+        with go_on_after(audio, unusable, alone=len(outputs) == 1):
+            seconds[audio] = recording_seconds(audio)
+    transcriber = load_transcriber(conf) if seconds else None
+    begin = time.perf_counter()
+    done = {}
+    for audio, length in seconds.items():
+        with go_on_after(audio, unusable, alone=len(outputs) == 1):
+            notes = transcribe(transcriber, audio, length, outputs[audio], conf)
+            print(f"{audio} -> {outputs[audio]} ({length:.1f} s, {notes} notes)", flush=True)
+            done[audio] = length
+    if done:
+        total, spent = sum(done.values()), time.perf_counter() - begin
+        print(f"recordings: {len(done)}, {total:.1f} s of audio in {spent:.1f} s: {total / spent:.1f} x real time")
+    if unusable:
+        raise InputError(
+            f"not transcribed, {len(unusable)} of {len(outputs)} recordings: {', '.join(map(str, sorted(unusable)))}"
+        )
+
+
+def load_transcriber(conf: ConfDef) -> Transcriber:
+    """The network of the snapshot; prints its threshold and shift."""
     transcriber = Transcriber(
         conf.SNAPSHOT_INPATH,
         threshold=conf.THRESHOLD,
@@ -177,12 +174,19 @@ def main(conf: ConfDef) -> None:
     print(
         f"{transcriber.snapshot.name}: threshold {transcriber.threshold:g}, shift {transcriber.shift:g} s", flush=True
     )
-    begin = time.perf_counter()
-    for audio, midi in outputs.items():
-        notes = transcribe(transcriber, audio, midi, conf)
-        print(f"{audio} -> {midi} ({seconds[audio]:.1f} s, {notes} notes)", flush=True)
-    total, spent = sum(seconds.values()), time.perf_counter() - begin
-    print(f"recordings: {len(outputs)}, {total:.1f} s of audio in {spent:.1f} s: {total / spent:.1f} x real time")
+    return transcriber
+
+
+@contextmanager
+def go_on_after(audio: Path, unusable: set[Path], alone: bool) -> Iterator[None]:
+    """A recording that cannot be used is named and added to ``unusable``; the only one raises the error."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        if alone or (isinstance(error, OSError) and error.filename != str(audio)):  # a full disk, for instance
+            raise
+        print(f"left out: {error}", file=sys.stderr, flush=True)
+        unusable.add(audio)
 
 
 if __name__ == "__main__":

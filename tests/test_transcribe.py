@@ -28,9 +28,10 @@ from ov_piano.model.operating_point import OperatingPoint, read_operating_point,
 from ov_piano.model.snapshot import save_snapshot
 from ov_piano.plots.transcription import plot_transcription
 from ov_piano.settings import Chunking, DecoderSettings, LogMelSettings
-from ov_piano.transcribe import ConfDef, find_recordings, main, plan_outputs
+from ov_piano.transcribe import ConfDef, main, plan_outputs
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.events import decode_pieces
+from ov_piano.transcription.files import find_recordings, recording_seconds
 from ov_piano.transcription.midi_writer import TICK_SECS, to_midi, to_notes, write_midi
 from ov_piano.transcription.stream import spool_logmel
 from ov_piano.transcription.strided import onset_velocity_maps
@@ -279,7 +280,7 @@ def test_find_recordings(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
 
-    def found(audio: str) -> list[tuple[str, str]]:
+    def found(audio) -> list[tuple[str, str]]:
         return [(path.as_posix(), name.as_posix()) for path, name in find_recordings(audio)]
 
     assert found("a,b.wav") == [("a,b.wav", "a,b")]
@@ -290,12 +291,38 @@ def test_find_recordings(tmp_path, monkeypatch):
     for audio, message in (("d.wav,no.wav", "'no.wav'"), ("[]", "no such"), ("", "no such"), ("no", "no audio file")):
         with pytest.raises(InputError, match=message):
             find_recordings(audio)
+    assert found(["d.wav", "folder"]) == found("d.wav,folder")
+    assert found("f*/**/*.mp3") == [("folder/deeper/f.mp3", "folder/deeper/f")]
+    assert found("folder/**") == [("folder/deeper/f.mp3", "deeper/f"), ("folder/e.FLAC", "e")]
+    assert found("fold*") == [("folder/deeper/f.mp3", "deeper/f"), ("folder/e.FLAC", "e")]
+    monkeypatch.setenv("HOME", str(tmp_path / "folder"))
+    assert [path.name for path, _ in find_recordings("d.wav,~/e.FLAC")] == ["d.wav", "e.FLAC"]
+
+
+def test_files_that_must_be_converted_first_are_named(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    for name in ("phone/a.M4A", "phone/b.wma", "both/a.wav", "both/c.aac"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    hint = r"a\.M4A: .M4A files cannot be read, convert it first: ffmpeg -i a\.M4A a\.wav"
+    with pytest.raises(InputError, match=hint):
+        find_recordings("phone")
+    with pytest.raises(InputError, match=hint):
+        recording_seconds(Path("phone/a.M4A"))
+    caplog.clear()
+    assert [path.name for path, _ in find_recordings("both")] == ["a.wav"]
+    assert [record.message.split(",")[0] for record in caplog.records] == [
+        "left out: both/c.aac: .aac files cannot be read"
+    ]
 
 
 def test_plan_outputs(tmp_path):
     two = [(Path("x/a.wav"), Path("a")), (Path("y/a.b.wav"), Path("deep/a.b"))]
-    conf = ConfDef(AUDIO="", OUT=str(tmp_path))
+    conf = ConfDef(AUDIO=[], OUT=str(tmp_path))
     assert list(plan_outputs(two, conf).values()) == [tmp_path / "a.mid", tmp_path / "deep" / "a.b.mid"]
+    same = [(Path("x/a.wav"), Path("x/a")), (Path("x/a.mp3"), Path("x/a")), two[1]]
+    names = ["x/a.wav.mid", "x/a.mp3.mid", "deep/a.b.mid"]
+    assert list(plan_outputs(same, conf).values()) == [tmp_path / name for name in names]
     with pytest.raises(InputError, match=r"x/a\.wav and y/a\.wav would both be written"):
         plan_outputs([two[0], (Path("y/a.wav"), Path("a"))], conf)
     (tmp_path / "a.csv").touch()
@@ -310,7 +337,7 @@ def test_plan_outputs(tmp_path):
     conf.PLOT = True
     assert len(plan_outputs(two, conf)) == 2
     with pytest.raises(InputError, match="SKIP_EXISTING=true: expected OVERWRITE=false"):
-        ConfDef(AUDIO="", OVERWRITE=True, SKIP_EXISTING=True)
+        ConfDef(AUDIO=[], OVERWRITE=True, SKIP_EXISTING=True)
     conf.OVERWRITE, conf.SKIP_EXISTING, conf.PLOT = True, False, False
     conf.OUT = str(tmp_path / "song.MID")
     assert plan_outputs(two[:1], conf) == {Path("x/a.wav"): tmp_path / "song.MID"}
@@ -371,6 +398,32 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, snapshot, monkeypatc
     assert message in error
     assert error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["short.wav", "text.wav"]
+
+
+def test_unusable_files_are_named_and_the_others_transcribed(tmp_path, snapshot, monkeypatch, capsys):
+    sf.write(tmp_path / "a.wav", music(2), RATE)
+    (tmp_path / "b.flac").write_text("not audio")
+    sf.write(tmp_path / "c.wav", np.full(2 * RATE, np.nan), RATE, subtype="FLOAT")  # found out while it is read
+    sf.write(tmp_path / "d.ogg", music(2), RATE)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run(main, ConfDef, [".", "OUT=out", f"SNAPSHOT_INPATH={snapshot}", "DEVICE=cpu"])
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    errors = printed.err.splitlines()
+    assert [line.split(":")[0:2] for line in errors[:2]] == [["left out", " b.flac"], ["left out", " c.wav"]]
+    assert errors[2:] == ["error: not transcribed, 2 of 4 recordings: b.flac, c.wav"]
+    assert "recordings: 2, 4.0 s of audio" in printed.out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.mid", "a.csv", "d.mid", "d.csv"}
+
+
+def test_recordings_are_arguments_and_the_configuration_is_not_printed(tmp_path, snapshot, monkeypatch, capsys):
+    sf.write(tmp_path / "a.wav", music(2), RATE)
+    sf.write(tmp_path / "b=1.wav", music(2), RATE)
+    monkeypatch.chdir(tmp_path)
+    run(main, ConfDef, ["a.wav", "OUT=out", "b=1.wav", f"SNAPSHOT_INPATH={snapshot}"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.mid", "a.csv", "b=1.mid", "b=1.csv"}
+    assert "AUDIO" not in capsys.readouterr().out
 
 
 def test_ctrl_c_leaves_nothing_half_written(tmp_path, snapshot):

@@ -19,26 +19,13 @@ from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.networks import load_network
 from ov_piano.model.operating_point import PUBLISHED, read_operating_point
+from ov_piano.resources import default_snapshot
 from ov_piano.settings import Chunking, DecoderSettings
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.events import detect_events
 from ov_piano.transcription.stream import SpooledLogMel, spool_logmel
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
-SHIPPED = "OnsetVelocityNet_*.torch"
-
 log = logging.getLogger(__name__)
-
-
-def shipped_snapshot() -> Path:
-    """The snapshot in ``assets``; of several the last by name, which is the newest.
-
-    :raises InputError: there is none
-    """
-    found = sorted(ASSETS.glob(SHIPPED))
-    if not found:
-        raise InputError(f"{ASSETS / SHIPPED}: no snapshot found there: name one, SNAPSHOT_INPATH=path")
-    return found[-1]
 
 
 def load_model(
@@ -48,7 +35,7 @@ def load_model(
 
     The file says which of the published networks it is, and for how many mel bands (``in_bins``).
     """
-    return load_network(snapshot or shipped_snapshot(), leaky_relu_slope).to(select_device(device))
+    return load_network(snapshot or default_snapshot(), leaky_relu_slope).to(select_device(device))
 
 
 class Transcriber:
@@ -78,7 +65,7 @@ class Transcriber:
     ):
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold {threshold}: expected a number from 0 to 1")
-        self.snapshot = Path(snapshot or shipped_snapshot())
+        self.snapshot = Path(snapshot or default_snapshot())
         self.device = select_device(device)
         model = load_model(self.snapshot, device, leaky_relu_slope)
         self.mels = model.in_bins
