@@ -8,9 +8,8 @@ close to the reference's after one linear fit over all matched notes.
 
 mir_eval compares every reference with every estimate. Here sorting finds the few candidates
 of each reference. Which of several maximum matchings is taken decides what the velocities
-are fitted to, so mir_eval's own matching routine is run, on the candidates that leave a choice,
-in mir_eval's order. As notes that share no candidate do not influence one another there, the pairs
-are the same as in one run over everything.
+are fitted to: `maximum_matching` takes mir_eval's. Only candidates that leave a choice take part;
+notes that share no candidate do not influence one another.
 
 Notes are arrays of float, one row a note. References have four columns: onset (s), offset (s,
 ignored), MIDI note, velocity. Estimates have three: onset (s), MIDI note, velocity on any scale.
@@ -20,8 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 from mir_eval.transcription import N_DECIMALS
-from mir_eval.util import _bipartite_match, f_measure
+from mir_eval.util import f_measure
 
+from ov_piano.evaluation.matching import maximum_matching
 from ov_piano.settings import Tolerances
 
 _MARGIN_SECS = 1e-3  # candidates are gathered this much too widely, then tested exactly
@@ -126,7 +126,7 @@ def match_pairs(refs: np.ndarray, ests: np.ndarray) -> np.ndarray:
         graph.setdefault(est, []).append(ref)
     est_of_ref = np.full(refs[-1] + 1, -1)
     est_of_ref[refs[alone]] = ests[alone]
-    for ref, est in _bipartite_match(graph).items():
+    for ref, est in maximum_matching(graph).items():
         est_of_ref[ref] = est
     matched = np.flatnonzero(est_of_ref >= 0)
     return np.column_stack([matched, est_of_ref[matched]])
