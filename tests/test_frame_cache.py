@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import platform
 import shutil
 
 import h5py
@@ -13,7 +14,7 @@ import torch
 
 from ov_piano.constants import KEY_ROWS, KEYS
 from ov_piano.data import frame_cache
-from ov_piano.data.chunks import ChunkDataset, ReadError
+from ov_piano.data.chunks import ChunkDataset
 from ov_piano.data.frame_cache import HEADER_BYTES, open_frame_cache
 from ov_piano.data.loader import training_loader
 from ov_piano.errors import InputError
@@ -76,12 +77,46 @@ def test_an_out_of_date_copy_is_replaced(stores, damage):
     np.testing.assert_array_equal(again.read(0, total)[1], stores.roll.read(0, total)[KEY_ROWS])
 
 
-def test_what_a_killed_run_left_is_replaced(stores):
-    partial = stores.mel.path.with_suffix(".frames.partial")
-    partial.write_bytes(b"half")
+def test_what_killed_runs_left_is_deleted(stores):
+    name = f".{stores.mel.path.with_suffix('.frames').name}"
+    own, other, old = (stores.mel.path.with_name(f"{name}.{x}.partial") for x in (f"{platform.node()}.1", "b.2", "b.3"))
+    for partial in (own, other, old):
+        partial.write_bytes(b"half")
+    os.utime(old, (0, 0))
     cache = open_frame_cache(stores)
-    assert not partial.exists()
+    assert sorted(stores.mel.path.parent.glob(".*")) == [other]  # which another machine may be writing
     np.testing.assert_array_equal(cache.read(3, 9)[0], stores.mel.read(3, 9))
+
+
+def test_a_copy_that_another_machine_replaced_meanwhile_is_not_used(stores, monkeypatch, caplog):
+    replace = os.replace
+
+    def replace_by_half(partial, path):
+        replace(partial, path)
+        os.truncate(path, 100)
+
+    monkeypatch.setattr(os, "replace", replace_by_half)
+    assert open_frame_cache(stores) is None
+    assert "changed while it was made" in caplog.text
+
+
+def test_file_systems_that_cannot_lock(stores, monkeypatch):
+    def not_here(_):
+        raise NotImplementedError
+
+    monkeypatch.setattr(frame_cache.FileLock, "acquire", not_here)
+    assert open_frame_cache(stores).is_made_from(stores)
+
+
+def test_its_size_is_announced_before_it_is_written(stores, monkeypatch, caplog):
+    def write(cache, pair, file):
+        assert f"writing 0.0 GB to {cache.path} (FRAME_CACHE=false disables it)" in caplog.text
+        raise OSError("asserted")
+
+    monkeypatch.setattr(frame_cache.FrameCache, "write", write)
+    with caplog.at_level(logging.INFO):
+        assert open_frame_cache(stores) is None
+    assert "directly: asserted" in caplog.text
 
 
 def test_a_failed_copy_leaves_nothing_behind(stores, monkeypatch):
@@ -122,11 +157,21 @@ def test_a_store_that_cannot_be_read_is_left_to_the_dataset(stores, caplog):
     assert "no frame cache" in caplog.text
 
 
-def test_a_copy_cut_short_under_way_names_the_recording(stores):
-    dataset = ChunkDataset(stores, [0], 20, 7, open_frame_cache(stores))
-    os.truncate(dataset.cache.path, HEADER_BYTES)
-    with pytest.raises(ReadError, match=r"recording piece-0: OSError: .* ends before frame"):
-        dataset[5]
+@pytest.mark.parametrize("loss", ["deleted", "cut short"])
+def test_the_stores_are_read_where_the_copy_is_lost_under_way(stores, loss, caplog):
+    direct = ChunkDataset(stores, [0, 3], 20, 7)
+    dataset = ChunkDataset(stores, [0, 3], 20, 7, open_frame_cache(stores))
+    path = dataset.cache.path
+    assert torch.equal(dataset[0].logmel, direct[0].logmel)
+    if loss == "deleted":
+        path.unlink()
+        dataset.close()  # as in a worker that starts
+    else:
+        os.truncate(path, HEADER_BYTES)
+    for item in (5, 6, len(direct) - 1):
+        for field, expected in zip(dataset[item], direct[item], strict=True):
+            assert torch.equal(field, expected)
+    assert caplog.text.count("reading the HDF5 files from now on") == 1
 
 
 def test_one_of_several_processes_makes_it(stores, tmp_path):

@@ -5,6 +5,7 @@ every position as well. There the roll is 0 and the log-mel the minimum of the c
 that is inside.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from ov_piano.constants import KEY_ROWS, KEYS
 from ov_piano.data.frame_cache import FrameCache
 from ov_piano.data.hdf5 import StorePair
 from ov_piano.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 class Chunks(NamedTuple):
@@ -130,7 +133,11 @@ class ChunkDataset(Dataset):
     def _read(self, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Log-mel (mels, t) and key velocities (88, t) of absolute frames."""
         if self.cache:
-            return self.cache.read(begin, end)
+            try:
+                return self.cache.read(begin, end)
+            except OSError as error:
+                logger.warning("frame cache lost, reading the HDF5 files from now on: %s", error)
+                self.cache = None
         return self.pair.mel.read(begin, end), self.pair.roll.read(begin, end)[KEY_ROWS]
 
     def close(self) -> None:

@@ -10,16 +10,20 @@ from; log-mels (frames, mels) float32; MIDI velocities at onsets (frames, 88) ui
 """
 
 import contextlib
-import fcntl
+import glob
 import json
 import logging
 import os
+import platform
 import shutil
+import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from filelock import FileLock
 from tqdm import tqdm
 
 from ov_piano.constants import KEY_ROWS, KEYS, MIDI_VALUES
@@ -29,6 +33,7 @@ from ov_piano.errors import InputError
 logger = logging.getLogger(__name__)
 HEADER_BYTES = 4096
 BUILD_FRAMES = 10_000  # at a time
+ABANDONED_SECS = 3600  # without a change: another machine's process that wrote it was killed
 
 
 class FrameCache:
@@ -104,8 +109,8 @@ class FrameCache:
 def open_frame_cache(pair: StorePair) -> FrameCache | None:
     """The up-to-date copy of the two stores, made now if need be; None where it cannot be made.
 
-    Several processes may ask at the same time: one makes it, the others wait. It takes at most
-    half of the free disk space. Why there is none is logged as a warning: training works without.
+    Several processes may call this at once: one makes the copy, the others wait. It takes at most
+    half of the free disk space. Training works without it; a warning gives the reason.
 
     :raises InputError: the stores cannot be copied faithfully.
     """
@@ -113,7 +118,8 @@ def open_frame_cache(pair: StorePair) -> FrameCache | None:
     try:
         if cache.is_made_from(pair):
             return cache
-        with _locked(cache.path.parent):
+        with _locked(cache.path):
+            os.listdir(cache.path.parent)  # network file systems remember for a while that a file was missing
             if not cache.is_made_from(pair):  # not by another process either, while this one waited
                 _make(cache, pair)
     except OSError as error:
@@ -123,33 +129,49 @@ def open_frame_cache(pair: StorePair) -> FrameCache | None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time."""
-    handle = os.open(folder, os.O_RDONLY)
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time, where the file system can lock; elsewhere several may write, each its own file."""
+    lock = FileLock(path.with_name(path.name + ".lock"))
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock.acquire()
+    except NotImplementedError:
+        yield
+        return
+    try:
         yield
     finally:
-        os.close(handle)
+        lock.release()
+        Path(lock.lock_file).unlink(missing_ok=True)  # who waits for it finds the copy complete
 
 
 def _make(cache: FrameCache, pair: StorePair) -> None:
     """Write beside, then rename; what is unfinished goes away."""
-    partial = cache.path.with_name(cache.path.name + ".partial")
-    for old in (cache.path, partial):
-        old.unlink(missing_ok=True)
+    _remove_leftovers(cache.path)
+    cache.path.unlink(missing_ok=True)
     free = shutil.disk_usage(cache.path.parent).free
+    gigabytes = cache.size / 1e9
     if cache.size > free / 2:
-        raise OSError(f"{cache.size / 1e9:.1f} GB is more than half of the {free / 1e9:.1f} GB free on the disk")
-    logger.info("copying %s uncompressed to %s (%.1f GB)", pair.mel.path, cache.path, cache.size / 1e9)
+        raise OSError(f"{gigabytes:.1f} GB is more than half of the {free / 1e9:.1f} GB free on the disk")
+    logger.info("frame cache: writing %.1f GB to %s (FRAME_CACHE=false disables it)", gigabytes, cache.path)
+    partial = cache.path.with_name(f".{cache.path.name}.{platform.node()}.{uuid.uuid4().hex[:8]}.partial")
     try:
         with open(partial, "wb") as file:
             cache.write(pair, file)
         os.replace(partial, cache.path)
+        if not cache.is_made_from(pair):
+            raise OSError("changed while it was made")
     finally:
         partial.unlink(missing_ok=True)
         pair.mel.close()
         pair.roll.close()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete what killed processes left: those of this machine, as it holds the lock, and old ones of others."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        is_own = partial.name.startswith(f".{path.name}.{platform.node()}.")
+        if is_own or time.time() - partial.stat().st_mtime > ABANDONED_SECS:
+            partial.unlink(missing_ok=True)
 
 
 def _header(pair: StorePair) -> bytes:

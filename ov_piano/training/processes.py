@@ -6,8 +6,10 @@ dropout and augmentation for its own share.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -50,6 +52,21 @@ class Processes:
     def __exit__(self, *_: object) -> None:
         if self.world > 1:
             dist.destroy_process_group()
+
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """A block that the first process runs alone, however long it takes, and then the others."""
+        if self.world == 1:
+            yield
+            return
+        waiting = dist.new_group(backend="gloo", timeout=timedelta(days=1))  # nccl gives up after ten minutes
+        if not self.is_first:
+            dist.barrier(waiting)
+        try:
+            yield
+        finally:
+            if self.is_first:
+                dist.barrier(waiting)
 
     def synchronise_norms(self, model: nn.Module) -> nn.Module:
         """``model`` with batch norms that take their statistics over all processes; same parameters and names."""
