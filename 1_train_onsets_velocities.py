@@ -9,6 +9,9 @@
 5. Beside the snapshots, save the training state: RESUME continues from it exactly.
 """
 
+import ov_piano  # noqa: F401 -- first, since torch's threads are configured when torch is imported
+
+# isort: split
 import copy
 import sys
 import time
@@ -187,13 +190,14 @@ def open_stores(conf: ConfDef) -> StorePair:
     return pair
 
 
-def training_chunks(conf: ConfDef, pair: StorePair) -> ChunkDataset:
+def training_chunks(conf: ConfDef, pair: StorePair, processes: Processes) -> ChunkDataset:
     """Chunks of TRAIN_BATCH_SECS, about one a second."""
     length = round(conf.TRAIN_BATCH_SECS / pair.frame_secs)
     if length < 2:
         raise InputError(f"setting TRAIN_BATCH_SECS={conf.TRAIN_BATCH_SECS:g}: expected two frames or more")
     stride = min(length, round(length / conf.TRAIN_BATCH_SECS))  # below a second: one after the other
-    cache = open_frame_cache(pair) if conf.FRAME_CACHE else None
+    with processes.first_before_others():
+        cache = open_frame_cache(pair) if conf.FRAME_CACHE else None
     return ChunkDataset(pair, split_indices(pair, "train"), length, stride, cache)
 
 
@@ -316,7 +320,7 @@ def main(conf: ConfDef) -> None:
     ):
         log.note(f"{to_yaml(conf)}\ncommit: {git_commit()}\n")
         pair = open_stores(conf)
-        chunks = training_chunks(conf, pair)
+        chunks = training_chunks(conf, pair, processes)
         cross_validation = build_cross_validation(conf, pair, processes)
         training = build_run(conf, pair, processes)
         if conf.FAST and processes.world > 1:

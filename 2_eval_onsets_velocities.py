@@ -12,6 +12,9 @@
 5. Draw the search, and the best, worst and median test recording against the truth.
 """
 
+import ov_piano  # noqa: F401 -- first, since torch's threads are configured when torch is imported
+
+# isort: split
 from dataclasses import dataclass
 from typing import NamedTuple
 

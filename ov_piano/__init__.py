@@ -27,11 +27,14 @@ evaluation      ground_truth       MIDI files -> reference notes
 plots           learning_curve, recording, evaluation, transcription, style
 transcribe      the command: ov-piano transcribe (__main__: the list of commands)
 settings        values that travel together (frames, chunks, decoder, tolerances), and options of several scripts
-config, cli, errors, log, atomic, workers, memory, device, provenance, resources, constants: what all of them share
+config, cli, errors, log, atomic, workers, memory, cores, device, provenance, resources, constants: what all of them share
 """
 
 from importlib import import_module
 
+from ov_piano.cores import configure_openmp
+
+configure_openmp()
 _PUBLIC = {
     "StreamingTranscriber": "ov_piano.transcription.streaming",
     "Transcriber": "ov_piano.transcription.transcriber",

@@ -1,7 +1,6 @@
 """The same function on many items, in several processes, with a progress bar."""
 
 import multiprocessing
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -17,11 +16,6 @@ from ov_piano.memory import keep_freed_memory
 from ov_piano.workers import follow_parent
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_parallel(

@@ -20,10 +20,11 @@ import h5py
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from ov_piano.cores import available_cores
 from ov_piano.data.hdf5 import Store, StoreWriter
 from ov_piano.data.recording import Recording
 from ov_piano.errors import InputError
-from ov_piano.preprocessing.parallel import available_cores, in_parallel
+from ov_piano.preprocessing.parallel import in_parallel
 from ov_piano.preprocessing.parts import Job, PartSettings, Report, count_frames, is_complete, make_part, read_report
 
 WORTH_WORKERS_SECS = 60  # of audio: less is done before worker processes have started

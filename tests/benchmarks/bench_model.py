@@ -30,16 +30,17 @@ def train_step(rounds: int = 3) -> dict:
     """Forward, backward and update on batches of 8 x 5 s: the fast forward pass against the readable module."""
     torch.manual_seed(0)
     logmel = torch.randn(BATCH, MELS, FRAMES) * 20 - 40  # dB
-    key_velocities = torch.rand(BATCH, KEYS, FRAMES).sub(0.99).clamp(min=0) * 12700
+    return paired(training_stepper(logmel, fast=True), training_stepper(logmel, fast=False), rounds)
 
-    def stepper(fast: bool) -> Callable:
-        model = OnsetVelocityNet().train()
-        forward = (lambda x: fast_forward(model, x)) if fast else model
-        schedule = CyclicDecay(lr_max=0.001, lr_min=1e-5, period=1000, decay=1.0, slowdown=1.0)
-        step = TrainingStep(forward, sgd(model, 0.85, 0.0), schedule, positives_weight=8.0, velocity_weight=10.0)
-        return lambda: step.update(step.losses(logmel, key_velocities), 1)
 
-    return paired(stepper(fast=True), stepper(fast=False), rounds)
+def training_stepper(logmel: Tensor, fast: bool) -> Callable[[], None]:
+    """A training of a network of its own that learns random notes for ``logmel`` (b, mels, t), a step a call."""
+    key_velocities = torch.rand(len(logmel), KEYS, logmel.shape[2]).sub(0.99).clamp(min=0) * 12700
+    model = OnsetVelocityNet().train()
+    forward = (lambda x: fast_forward(model, x)) if fast else model
+    schedule = CyclicDecay(lr_max=0.001, lr_min=1e-5, period=1000, decay=1.0, slowdown=1.0)
+    step = TrainingStep(forward, sgd(model, 0.85, 0.0), schedule, positives_weight=8.0, velocity_weight=10.0)
+    return lambda: step.update(step.losses(logmel, key_velocities), 1)
 
 
 def inference(dtype: torch.dtype, rounds: int = 3) -> dict:
