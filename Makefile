@@ -8,7 +8,7 @@ MEL := $(DEMO)/MAESTROv3_logmel_sr=16000_stft=2048w384h_mel=250(50-8000).h5
 ROLL := $(DEMO)/MAESTROv3_roll_quant=0.024_midivals=128_extendsus=True.h5
 STORES := "MAESTRO_PATH=$(SAMPLE)" "HDF5_MEL_PATH=$(MEL)" "HDF5_ROLL_PATH=$(ROLL)" "OUTPUT_DIR=$(DEMO)"
 
-.PHONY: demo test lint bench fuzz clean
+.PHONY: demo live test lint bench fuzz clean
 
 demo: $(BIN)/installed
 	rm -rf $(DEMO)
@@ -17,6 +17,9 @@ demo: $(BIN)/installed
 	$(BIN)/python 2_eval_onsets_velocities.py $(STORES) \
 	    "SNAPSHOT_INPATH=$$(ls assets/*.torch $(DEMO)/model_snapshots/*.torch 2>/dev/null | head -n 1)" \
 	    "SEARCH_THRESHOLDS=[0.7,0.75,0.8]" "SEARCH_SHIFTS=[-0.01,0]"
+
+live: $(BIN)/installed
+	$(BIN)/python -m ov_piano.live $(filter HOST=% PORT=% SNAPSHOT_INPATH=% MAX_STREAMS=%,$(MAKEOVERRIDES))
 
 test: lint
 	$(BIN)/python -m pytest

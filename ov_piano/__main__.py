@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 COMMANDS = {  # name: (module with `main` and `ConfDef`, summary)
     "transcribe": ("ov_piano.transcribe", "recordings -> MIDI files"),
+    "live": ("ov_piano.live.__main__", "a page in the browser that shows the notes while they are played"),
 }
 BAD_INPUT = 2  # exit status, as `ov_piano.cli`
 

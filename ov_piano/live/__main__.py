@@ -1,0 +1,94 @@
+"""A page in the browser that transcribes a piano while it is played.
+
+1. The network of a snapshot is loaded.
+2. A web server starts and prints its address; open it in a browser on this machine.
+3. The page sends sound (microphone, file or sample) and shows the notes as they are found.
+
+    python -m ov_piano.live [PORT=8517] [SNAPSHOT_INPATH=snapshot.torch] [KEY=value …]
+
+The sound is neither stored nor sent on. Stop the server with Ctrl-C.
+"""
+
+import socket
+from dataclasses import dataclass, replace
+
+from ov_piano.cli import run
+from ov_piano.config import FRACTION, POSITIVE, Check, option
+from ov_piano.device import DEFAULT_DEVICE
+from ov_piano.errors import InputError
+from ov_piano.live.protocol import LOOK_AHEADS
+from ov_piano.live.service import Limits, Service
+from ov_piano.transcription.streaming import DEFAULT
+from ov_piano.transcription.transcriber import Transcriber
+
+PORTS = Check("a number from 0 to 65535", lambda port: 0 <= port <= 65535)
+LOOK_AHEAD = Check("a number from {} to {}".format(*LOOK_AHEADS), lambda n: LOOK_AHEADS[0] <= n <= LOOK_AHEADS[1])
+HOP = Check("a number from 1 to 50", lambda n: 1 <= n <= 50)
+
+
+@dataclass
+class ConfDef:
+    """Settings of the command."""
+
+    HOST: str = option("127.0.0.1", "address to listen on; 0.0.0.0: let other machines in")
+    PORT: int = option(8517, "port to listen on; 0: any free one", PORTS)
+    HOST_NAMES: str = option("", "further names of this machine that browsers may use, separated by commas")
+    SNAPSHOT_INPATH: str | None = option(None, "weights of the network; null: the snapshot that ships in assets/")
+    THRESHOLD: float | None = option(None, "onset probability of a note at first; null: the snapshot's own", FRACTION)
+    LOOK_AHEAD_FRAMES: int = option(
+        DEFAULT.look_ahead_frames, "frames of 24 ms heard after an onset before it is decided, at first", LOOK_AHEAD
+    )
+    HOP_FRAMES: int = option(
+        DEFAULT.hop_frames, "frames decided together; more takes less of the processor and more time", HOP
+    )
+    DEVICE: str = option(DEFAULT_DEVICE, "where the network runs: cpu, cuda, cuda:1 …")
+    MAX_STREAMS: int = option(8, "streams transcribed at the same time; a further one is turned away", POSITIVE)
+    MAX_MINUTES: float = option(180.0, "longest stream in minutes", POSITIVE)
+    WORKERS: int | None = option(None, "threads that compute; null: one a core", POSITIVE)
+
+
+def main(conf: ConfDef) -> None:
+    """Serve the page until Ctrl-C."""
+    try:
+        import websockets  # noqa: F401, PLC0415 -- uvicorn's WebSockets, of the optional extra
+
+        from ov_piano.live.server import create_app, web_server  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise InputError(f"python -m ov_piano.live needs {error.name}: pip install 'ov_piano[live]'") from None
+
+    transcriber = Transcriber(conf.SNAPSHOT_INPATH, threshold=conf.THRESHOLD, device=conf.DEVICE)
+    settings = replace(DEFAULT, look_ahead_frames=conf.LOOK_AHEAD_FRAMES, hop_frames=conf.HOP_FRAMES)
+    limits = Limits(streams=conf.MAX_STREAMS, stream_secs=60 * conf.MAX_MINUTES)
+    with listen(conf.HOST, conf.PORT) as listener, Service(transcriber, settings, limits, conf.WORKERS) as service:
+        service.warm_up()
+        address, port = listener.getsockname()[:2]
+        app = create_app(service, {conf.HOST, *(name.strip() for name in conf.HOST_NAMES.split(","))} - {""})
+        print(f"{transcriber.snapshot.name}: threshold {transcriber.threshold:g}")
+        print(f"open http://{url_host(address)}:{port}/ in a browser; Ctrl-C stops the server", flush=True)
+        try:
+            web_server(app).run(sockets=[listener])
+        except KeyboardInterrupt:
+            print("stopped")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket.
+
+    :raises InputError: no such address here, or the port is taken
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"HOST={host} PORT={port}: cannot listen there: {reason}") from None
+
+
+def url_host(address: str) -> str:
+    """The listening ``address`` as a browser on this machine writes it."""
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
+    return f"[{address}]" if ":" in address else address
+
+
+if __name__ == "__main__":
+    run(main, ConfDef)

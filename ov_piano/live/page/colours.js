@@ -1,0 +1,37 @@
+// The colours of canvases. Velocity: viridis (van der Walt and Smith, 2015), which people with any common colour vision
+// read as an order; loud stands out most on either background. Loud notes are wider as well.
+
+const DARK_RAMP = ["#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
+const LIGHT_RAMP = ["#22a384", "#1f958b", "#26828e", "#31688e", "#3e4989", "#482878", "#440154"];
+const darkScheme = matchMedia("(prefers-color-scheme: dark)");
+
+/** The present colours; `onColours` tells when they change. */
+export const colours = { velocity: [], text: "", line: "", background: "", spectrum: [0, 0, 0] };
+const listeners = [];
+
+export function onColours(listener) {
+  listeners.push(listener);
+}
+
+function rgb(hex) {
+  return [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+}
+
+function update() {
+  const ramp = (darkScheme.matches ? DARK_RAMP : LIGHT_RAMP).map(rgb);
+  colours.velocity = Array.from({ length: 128 }, (_, velocity) => {
+    const place = (velocity / 127) * (ramp.length - 1);
+    const low = Math.min(Math.floor(place), ramp.length - 2);
+    const mixed = ramp[low].map((value, i) => Math.round(value + (ramp[low + 1][i] - value) * (place - low)));
+    return `rgb(${mixed})`;
+  });
+  const style = getComputedStyle(document.documentElement);
+  for (const name of ["text", "line", "background", "white-key", "black-key", "key-edge"]) {
+    colours[name] = style.getPropertyValue(`--${name}`).trim();
+  }
+  colours.spectrum = rgb(style.getPropertyValue("--spectrum").trim());
+  for (const listener of listeners) listener();
+}
+
+darkScheme.addEventListener("change", update);
+update();

@@ -1,0 +1,46 @@
+// Notes to a synthesiser or notation program, through the browser's Web MIDI.
+
+const [NOTE_OFF, NOTE_ON] = [0x80, 0x90];
+
+export class MidiOut {
+  static isSupported = "requestMIDIAccess" in navigator;
+  #access = null;
+  #port = null;
+  #sounding = new Map(); // note -> timer of its end
+
+  /** Ask the browser; `onChange` is called when outputs come and go. Throws an Error if it refuses. */
+  async open(onChange) {
+    this.#access = await navigator.requestMIDIAccess();
+    this.#access.onstatechange = onChange;
+  }
+
+  /** {id, name} of each output; empty before open(). */
+  get outputs() {
+    return [...(this.#access?.outputs.values() ?? [])].map(({ id, name }) => ({ id, name }));
+  }
+
+  /** @param id  of an output; null: none */
+  select(id) {
+    this.release();
+    this.#port = id === null ? null : (this.#access.outputs.get(id) ?? null);
+  }
+
+  press(note, velocity, secs) {
+    if (!this.#port) return;
+    this.#end(note);
+    this.#port.send([NOTE_ON, note, Math.max(1, Math.min(127, Math.round(velocity)))]);
+    this.#sounding.set(note, setTimeout(() => this.#end(note), 1000 * secs));
+  }
+
+  /** End all notes. */
+  release() {
+    for (const note of [...this.#sounding.keys()]) this.#end(note);
+  }
+
+  #end(note) {
+    if (!this.#sounding.has(note)) return;
+    clearTimeout(this.#sounding.get(note));
+    this.#sounding.delete(note);
+    this.#port.send([NOTE_OFF, note, 0]);
+  }
+}

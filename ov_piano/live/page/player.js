@@ -1,0 +1,38 @@
+// Plays the notes of a take to whatever has a `press(note, velocity, secs)`.
+
+const TICK_MS = 10;
+
+export class Player {
+  #timer = null;
+  #begun = 0; // performance.now() of the take's 0 s
+
+  get isPlaying() {
+    return this.#timer !== null;
+  }
+
+  get time() {
+    return (performance.now() - this.#begun) / 1000;
+  }
+
+  /** From `begin` seconds on; `onEnd` is called after the last note, not after stop(). */
+  play(take, begin, press, onEnd) {
+    this.stop();
+    this.#begun = performance.now() - 1000 * begin;
+    let next = take.indexAt(begin);
+    const [notes, end] = [take.notes, take.duration];
+    this.#timer = setInterval(() => {
+      for (; next < notes.length && notes[next].onset_secs <= this.time; next++) {
+        press(notes[next].note, notes[next].velocity, notes[next].end_secs - notes[next].onset_secs);
+      }
+      if (this.time > end) {
+        this.stop();
+        onEnd();
+      }
+    }, TICK_MS);
+  }
+
+  stop() {
+    clearInterval(this.#timer);
+    this.#timer = null;
+  }
+}

@@ -1,0 +1,120 @@
+// The log-mel that the network hears, as light behind the notes: each band lies above the key of its pitch.
+
+import { colours, onColours } from "./colours.js";
+import { pitchAt, WHITE_KEYS } from "./geometry.js";
+
+const WIDTH = 8 * WHITE_KEYS; // pixels of a row
+const ROWS = 256; // frames of a tile
+const MOST_TILES = 300; // half an hour
+const MOST_DRAWN = 12; // tiles that keep their picture
+const RANGE_DB = 60; // shown below the loudest so far
+const OPACITY = 0.9; // of the loudest
+
+export class Spectrogram {
+  #tiles = new Map(); // number -> {bytes, picture, drawn: rows that are up to date}
+  #frameSecs;
+  #mels;
+  #bands; // for each pixel of a row: lower band, share of the next one
+  #loudest = 0; // byte
+  #opacities = new Uint8Array(256);
+
+  /** @param about  what the server says of itself: frame_secs, mels */
+  constructor({ frame_secs, mels }) {
+    this.#frameSecs = frame_secs;
+    this.#mels = mels;
+    this.#bands = Array.from({ length: WIDTH }, (_, x) => bandAt(pitchAt(((x + 0.5) / WIDTH) * WHITE_KEYS), mels));
+    this.clear();
+    onColours(() => this.#forgetPictures());
+  }
+
+  clear() {
+    this.#tiles.clear();
+    this.#setLoudest(100);
+  }
+
+  /** Columns of the stream that began at `start` seconds, from its frame number `frame` on. */
+  add(start, frame, bytes) {
+    const first = Math.round(start / this.#frameSecs) + frame;
+    const height = this.#mels.count;
+    for (let i = 0; i * height < bytes.length; i++) {
+      const column = bytes.subarray(i * height, (i + 1) * height);
+      const tile = this.#tile(Math.floor((first + i) / ROWS));
+      const row = (first + i) % ROWS;
+      tile.bytes.set(column, row * height);
+      tile.drawn = Math.min(tile.drawn, row);
+      tile.filled = Math.max(tile.filled, row + 1);
+      const peak = column.reduce((a, b) => Math.max(a, b));
+      if (peak > this.#loudest) this.#setLoudest(peak);
+    }
+  }
+
+  /** Draw what lies between two times; `yAt` maps seconds to pixels. */
+  draw(context, width, begin, end, yAt) {
+    const tileSecs = ROWS * this.#frameSecs;
+    for (let number = Math.floor(begin / tileSecs); number * tileSecs < end; number++) {
+      const tile = this.#tiles.get(number);
+      if (!tile) continue;
+      this.#paint(tile);
+      const top = yAt(number * tileSecs);
+      context.drawImage(tile.picture, 0, 0, WIDTH, ROWS, 0, top, width, yAt((number + 1) * tileSecs) - top);
+    }
+  }
+
+  #tile(number) {
+    let tile = this.#tiles.get(number);
+    if (!tile) {
+      tile = { bytes: new Uint8Array(ROWS * this.#mels.count), picture: null, drawn: 0, filled: 0 };
+      this.#tiles.set(number, tile);
+      if (this.#tiles.size > MOST_TILES) this.#tiles.delete(Math.min(...this.#tiles.keys()));
+    }
+    return tile;
+  }
+
+  #paint(tile) {
+    if (!tile.picture) {
+      const others = [...this.#tiles.values()].filter((other) => other.picture);
+      if (others.length >= MOST_DRAWN) others[0].picture = null;
+      tile.picture = new OffscreenCanvas(WIDTH, ROWS);
+      tile.drawn = 0;
+    }
+    const rows = tile.filled - tile.drawn;
+    if (rows <= 0) return;
+    const image = new ImageData(WIDTH, rows);
+    const [red, green, blue] = colours.spectrum;
+    for (let row = 0, at = 0; row < rows; row++) {
+      const base = (tile.drawn + row) * this.#mels.count;
+      for (const [band, share] of this.#bands) {
+        const level = band < 0 ? 0 : tile.bytes[base + band] * (1 - share) + tile.bytes[base + band + 1] * share;
+        image.data[at++] = red;
+        image.data[at++] = green;
+        image.data[at++] = blue;
+        image.data[at++] = this.#opacities[Math.round(level)];
+      }
+    }
+    tile.picture.getContext("2d").putImageData(image, 0, tile.drawn);
+    tile.drawn = tile.filled;
+  }
+
+  #setLoudest(byte) {
+    this.#loudest = byte;
+    const range = RANGE_DB / this.#mels.db_step;
+    this.#opacities = this.#opacities.map((_, level) => {
+      const share = Math.max(0, Math.min(1, 1 + (level - byte) / range));
+      return 255 * OPACITY * share ** 1.3;
+    });
+    this.#forgetPictures();
+  }
+
+  #forgetPictures() {
+    for (const tile of this.#tiles.values()) tile.picture = null;
+  }
+}
+
+/** The band of a pitch, as [lower band, share of the next]; -1 below the lowest (HTK mel scale). */
+function bandAt(pitch, { count, lowest_hz, highest_hz }) {
+  const mel = (hz) => 2595 * Math.log10(1 + hz / 700);
+  const hz = 440 * 2 ** ((pitch - 69) / 12);
+  const place = ((mel(hz) - mel(lowest_hz)) / (mel(highest_hz) - mel(lowest_hz))) * (count + 1) - 1;
+  if (place < 0) return [-1, 0];
+  return [Math.min(Math.floor(place), count - 2), place - Math.floor(place)];
+}

@@ -1,0 +1,95 @@
+// One unbroken piece of sound on its way to the server, over a WebSocket of its own, and its notes on their way back.
+// protocol.py describes the messages.
+
+const MOST_BEHIND = 2; // seconds of sound that the server may owe us
+const JOINT = 0.01; // seconds; blocks that are closer follow one another
+
+export class Stream {
+  state = "connecting"; // then "open", "stopping", "closed"
+  #socket;
+  #rate;
+  #start = null; // seconds of the take at the first sample
+  #sent = 0; // samples
+  #heard = 0; // seconds
+  #complete = false;
+  #refusal = null;
+  #handlers;
+
+  /**
+   * @param settings  sample_rate, threshold, gain_db, look_ahead_frames
+   * @param handlers  onOpen(), onNotes(notes), onLogmel(start, frame, bytes), onShare(of one core),
+   *   onClose({complete, refusal})
+   */
+  constructor(settings, handlers) {
+    this.#rate = settings.sample_rate;
+    this.#handlers = handlers;
+    const url = new URL("stream", location.href);
+    url.protocol = url.protocol.replace("http", "ws");
+    this.#socket = new WebSocket(url);
+    this.#socket.binaryType = "arraybuffer";
+    this.#socket.onopen = () => this.#say({ type: "start", ...settings });
+    this.#socket.onmessage = ({ data }) => (typeof data === "string" ? this.#read(JSON.parse(data)) : this.#show(data));
+    this.#socket.onclose = () => {
+      this.state = "closed";
+      this.#handlers.onClose({ complete: this.#complete, refusal: this.#refusal });
+    };
+  }
+
+  /** Whether a block that starts at `time` follows what was sent. */
+  continues(time) {
+    return this.#start === null || Math.abs(time - this.#start - this.#sent / this.#rate) < JOINT;
+  }
+
+  get isBehind() {
+    return this.#sent / this.#rate - this.#heard > MOST_BEHIND;
+  }
+
+  send(samples, time) {
+    this.#start ??= time;
+    this.#socket.send(samples);
+    this.#sent += samples.length;
+  }
+
+  adjust(threshold, gain_db) {
+    if (this.state === "open") this.#say({ type: "adjust", threshold, gain_db });
+  }
+
+  /** No more samples: the remaining notes come, then it closes. */
+  stop() {
+    if (this.state === "open") this.#say({ type: "stop" });
+    else if (this.state === "connecting") {
+      this.#complete = true; // nothing was sent
+      this.#socket.close();
+    }
+    this.state = "stopping";
+  }
+
+  /** Close at once; nothing more comes from it. */
+  abandon() {
+    this.#handlers = new Proxy({}, { get: () => () => {} });
+    this.#socket.close();
+  }
+
+  #say(message) {
+    this.#socket.send(JSON.stringify(message));
+  }
+
+  #read(message) {
+    if (message.type === "ready") {
+      this.state = "open";
+      this.#handlers.onOpen();
+    } else if (message.type === "notes") {
+      const inTake = (note) => ({ ...note, onset_secs: this.#start + note.onset_secs });
+      this.#handlers.onNotes(message.notes.map(inTake));
+    } else if (message.type === "progress") {
+      this.#heard = message.heard_secs;
+      this.#handlers.onShare(message.core_share);
+    } else if (message.type === "stopped") this.#complete = true;
+    else if (message.type === "error") this.#refusal = message.message;
+  }
+
+  #show(data) {
+    const frame = new DataView(data).getUint32(0, true);
+    this.#handlers.onLogmel(this.#start, frame, new Uint8Array(data, 4));
+  }
+}

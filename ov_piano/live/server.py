@@ -1,0 +1,93 @@
+"""The site: the page's files, what the page needs to know of the server, and the stream's WebSocket.
+
+All files are read when the server starts; a request's path is looked up in that table and never reaches the disk.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import uvicorn
+import yaml
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from ov_piano.constants import FRAME_SECS, MEL_FMAX, MEL_FMIN
+from ov_piano.live.guard import Guard
+from ov_piano.live.protocol import DB_STEP, GAINS_DB, LOOK_AHEADS, MESSAGE_BYTES
+from ov_piano.live.service import Service
+from ov_piano.live.session import converse
+from ov_piano.resources import ASSETS
+from ov_piano.transcription.midi_writer import NOTE_SECS
+
+PAGE = Path(__file__).parent / "page"
+SAMPLES = ASSETS / "live"
+CONTENT_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".ogg": "audio/ogg",
+}
+
+
+def create_app(service: Service, names: Iterable[str] = ()) -> Starlette:
+    """The site as an ASGI application; for ``names`` see `Guard`."""
+    files = {path.name: path for folder in (PAGE, SAMPLES) for path in folder.glob("*")}
+    files = {name: (path.read_bytes(), path.suffix) for name, path in files.items() if path.suffix in CONTENT_TYPES}
+    facts = describe(service)
+
+    async def file(request: Request) -> Response:
+        name = request.path_params.get("name", "index.html")
+        if name not in files:
+            return Response("no such page\n", 404, media_type="text/plain")
+        content, suffix = files[name]
+        return Response(content, media_type=CONTENT_TYPES[suffix])
+
+    async def about(_: Request) -> Response:
+        return JSONResponse(facts)
+
+    async def stream(socket: WebSocket) -> None:
+        await converse(socket, service)
+
+    routes = [WebSocketRoute("/stream", stream), Route("/about", about), Route("/{name}", file), Route("/", file)]
+    return Starlette(routes=routes, middleware=[Middleware(Guard, names=names)])
+
+
+def web_server(app: Starlette) -> uvicorn.Server:
+    """For ``app``, with the limits that are its own; ``run(sockets=[…])`` serves."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        ws_max_size=MESSAGE_BYTES,
+        ws_ping_timeout=60,  # the answer waits behind sound that is still to be computed
+        ws_per_message_deflate=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=2,
+    )
+    return uvicorn.Server(config)
+
+
+def describe(service: Service) -> dict:
+    """What the page needs to know: ranges of the controls, constants, the samples that ship."""
+    index = SAMPLES / "samples.yaml"
+    return {
+        "snapshot": service.transcriber.snapshot.name,
+        "threshold": service.transcriber.threshold,
+        "gains_db": GAINS_DB,
+        "look_aheads": LOOK_AHEADS,
+        "look_ahead": service.settings.look_ahead_frames,
+        "frame_secs": FRAME_SECS,
+        "note_secs": NOTE_SECS,
+        "mels": {
+            "count": service.transcriber.mels,
+            "lowest_hz": MEL_FMIN,
+            "highest_hz": MEL_FMAX,
+            "db_step": DB_STEP,
+        },
+        "samples": yaml.safe_load(index.read_text(encoding="utf-8")) if index.exists() else [],
+    }
