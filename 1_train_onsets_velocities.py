@@ -314,7 +314,7 @@ def main(conf: ConfDef) -> None:
     """Train to the end of the last epoch, MAX_STEPS, or Ctrl-C, which saves the state first."""
     keep_freed_memory()
     with (
-        Processes.from_environment(conf.DEVICE) as processes,
+        Processes.from_environment(conf.DEVICE, conf.TF32) as processes,
         RunLog(conf.OUTPUT_DIR, timestamp(), processes.is_first) as log,
         LearningCurve(conf.OUTPUT_DIR, log.writer) as curve,
     ):
@@ -345,7 +345,7 @@ def main(conf: ConfDef) -> None:
         def finished() -> bool:
             return training.epoch >= conf.NUM_EPOCHS or training.step >= (conf.MAX_STEPS or inf)
 
-        share = {"rank": processes.rank, "world": processes.world}
+        share = {"rank": processes.rank, "world": processes.world, "pin_memory": processes.device.type == "cuda"}
         with (
             training_loader(chunks, conf.TRAIN_BS, conf.DATALOADER_WORKERS, conf.RANDOM_SEED, **share) as loader,
             StopRequest() as stop,

@@ -145,7 +145,7 @@ def load_split(conf: ConfDef, pair: StorePair, split: str, take_one_every: int =
 
 def load_model(conf: ConfDef, mels: int) -> Infer:
     """The snapshot's network: log-mel (1, mels, t) -> onset and velocity logits (1, keys, t - 1)."""
-    device = select_device(conf.DEVICE)
+    device = select_device(conf.DEVICE, conf.TF32)
     model = load_network(conf.SNAPSHOT_INPATH, conf.LEAKY_RELU_SLOPE).to(device)
     if model.in_bins != mels:
         raise InputError(

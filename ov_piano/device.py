@@ -7,11 +7,10 @@ from ov_piano.errors import InputError
 DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def select_device(name: str) -> torch.device:
-    """The torch device called ``name`` ("cpu", "cuda", "cuda:1"), checked to be usable.
+def select_device(name: str, tf32: bool = True) -> torch.device:
+    """The torch device called ``name`` ("cpu", "cuda", "cuda:1", "mps"), checked to be usable.
 
-    On CUDA, single-precision products use TF32.
-
+    :param tf32: on CUDA, compute float32 products in TF32, for the whole process
     :raises InputError: no such device here
     """
     try:
@@ -24,6 +23,6 @@ def select_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise InputError(f"DEVICE={name}: not a usable device here ({reason})") from None
     if device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        torch.backends.cudnn.allow_tf32 = tf32
     return device

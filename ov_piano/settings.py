@@ -160,3 +160,4 @@ class SpeedConf:
 
     FAST: bool = option(True, "use the optimised kernels on the CPU; false: plain PyTorch")
     BF16: bool = option(False, "compute in bfloat16 where that is safe")
+    TF32: bool = option(True, "on CUDA, compute float32 products in TF32")

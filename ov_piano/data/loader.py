@@ -43,7 +43,7 @@ class TrainingLoader:
     this process happens to be, between batches, too: that leaves the block as `InputError`.
     """
 
-    def __init__(self, dataset: ChunkDataset, sampler: EpochBatches, workers: int) -> None:
+    def __init__(self, dataset: ChunkDataset, sampler: EpochBatches, workers: int, pin_memory: bool) -> None:
         self.dataset, self._sampler = dataset, sampler
         self.batches_per_epoch = sampler.items // sampler.batch_size
         self._loader = DataLoader(
@@ -51,7 +51,7 @@ class TrainingLoader:
             batch_sampler=sampler,
             num_workers=workers,
             collate_fn=_as_is,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=pin_memory,
             worker_init_fn=_start_worker,
             persistent_workers=workers > 0,
             # Workers get their base seed from this one: the global generator is left alone.
@@ -87,18 +87,26 @@ class TrainingLoader:
 
 
 def training_loader(
-    dataset: ChunkDataset, batch_size: int, workers: int, seed: int, *, rank: int = 0, world: int = 1
+    dataset: ChunkDataset,
+    batch_size: int,
+    workers: int,
+    seed: int,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    pin_memory: bool = False,
 ) -> TrainingLoader:
     """Shuffled batches of ``batch_size`` chunks over all ``world`` processes, ``batch_size / world`` here.
 
     :param workers: reading processes, 0 to read in this one.
+    :param pin_memory: have the batches in page-locked memory, for a GPU.
     :raises InputError: fewer chunks than one batch needs, or a batch that the processes cannot share equally.
     """
     if batch_size < 1 or batch_size % world:
         raise InputError(f"batch size {batch_size}: expected a multiple of the number of processes, {world}")
     if len(dataset) < batch_size:
         raise InputError(f"{dataset.pair.mel.path}: {len(dataset)} chunks do not fill a batch of {batch_size}")
-    return TrainingLoader(dataset, EpochBatches(len(dataset), batch_size, seed, rank, world), workers)
+    return TrainingLoader(dataset, EpochBatches(len(dataset), batch_size, seed, rank, world), workers, pin_memory)
 
 
 class _Guarded(torch.utils.data.Dataset):

@@ -27,7 +27,8 @@ def optimize_for_inference(model: OnsetVelocityBase, dtype: torch.dtype = torch.
 
     :param dtype: float32, or bfloat16 for matrix products (in the network itself: what autocast deems safe)
     """
-    if sparse_conv.available() and winograd.available() and next(model.parameters()).device.type == "cpu":
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    if on_cpu and sparse_conv.available() and winograd.available():
         return FastNet(model, dtype)
     return LastStage(model, dtype)
 

@@ -17,9 +17,10 @@ from ov_piano.model.layers import ContextAwareModule, FrequencyToKeys, SubSpectr
 
 def is_fast(model: OnsetVelocityBase, logmel: Tensor) -> bool:
     """Whether :func:`fast_forward` is more than the plain forward pass."""
-    compiled = all(library(kernel.SOURCE) is not None for kernel in (sparse_conv, gated_norm, winograd))
+    if logmel.device.type != "cpu" or not model.training or model.onsets_frozen:
+        return False
     plain_norms = not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-    return compiled and plain_norms and model.training and not model.onsets_frozen and logmel.device.type == "cpu"
+    return plain_norms and all(library(kernel.SOURCE) is not None for kernel in (sparse_conv, gated_norm, winograd))
 
 
 def fast_forward(model: OnsetVelocityBase, logmel: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -47,7 +47,7 @@ class PreprocessConf:
                 f"setting HDF5_CHUNKLEN_SECONDS={self.HDF5_CHUNKLEN_SECONDS}: expected at least a frame, "
                 f"{self.logmel.frame_secs:g} s"
             )
-        select_device(self.DEVICE)
+        select_device(self.DEVICE, tf32=False)
 
     @property
     def logmel(self) -> LogMelSettings:

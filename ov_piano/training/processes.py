@@ -19,6 +19,7 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
 from ov_piano.device import select_device
+from ov_piano.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,17 @@ class Processes:
     world: int = 1
 
     @classmethod
-    def from_environment(cls, device_name: str) -> "Processes":
-        """What torchrun has set: ``RANK``, ``WORLD_SIZE`` and, to choose among GPUs, ``LOCAL_RANK``."""
+    def from_environment(cls, device_name: str, tf32: bool = True) -> "Processes":
+        """What torchrun has set: ``RANK``, ``WORLD_SIZE`` and, to choose among GPUs, ``LOCAL_RANK``.
+
+        :raises InputError: a device that cannot be used, or one GPU for all processes
+        """
         world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world > 1 and device_name.startswith("cuda:"):
+            raise InputError(f"DEVICE={device_name}: with several processes expected DEVICE=cuda, a GPU for each")
         if world > 1 and device_name == "cuda":
-            device_name = f"cuda:{os.environ['LOCAL_RANK']}"
-        return cls(select_device(device_name), int(os.environ.get("RANK", "0")), world)
+            device_name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        return cls(select_device(device_name, tf32), int(os.environ.get("RANK", "0")), world)
 
     @property
     def is_first(self) -> bool:
