@@ -25,14 +25,10 @@ evaluation      ground_truth       MIDI files -> reference notes
                 scoring, search    mir_eval's scores, thresholds and shifts; analysis: what they owe to what
                 evaluate, report   recordings -> events -> tables and files
 plots           learning_curve, recording, evaluation, transcription, style
-<<<<<<< HEAD
-transcribe      the command: ov-piano transcribe (__main__: the list of commands)
-=======
-live            a page in the browser that shows the notes while they are played: python -m ov_piano.live
-transcribe      the command: python -m ov_piano.transcribe
->>>>>>> aa34bcb (Live: python -m ov_piano.live serves a page that shows the notes while a piano is played)
+transcribe      the command ov-piano transcribe; __main__: the list of commands
+live            the command ov-piano live: a page in the browser that shows the notes while they are played
 settings        values that travel together (frames, chunks, decoder, tolerances), and options of several scripts
-config, cli, errors, log, atomic, workers, memory, cores, device, provenance, resources, constants: what all of them share
+config, cli, errors, log, atomic, workers, memory, cores, device, provenance, resources, constants: shared by all
 """
 
 from importlib import import_module

@@ -5,40 +5,14 @@ import re
 import subprocess
 import sys
 
-import pytest
-
-from ov_piano.config import parse_args
-from tests.scripts import ROOT, load_script
+from tests.configuration_page import PAGE, page
+from tests.scripts import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def readme_listings() -> dict[str, list[str]]:
-    """The README's configuration listings: script name -> lines."""
-    listings, script = {}, None
-    for line in README.splitlines():
-        if line.startswith("<!-- configuration of "):
-            script = line.removeprefix("<!-- configuration of ").removesuffix(" -->")
-            listings[script] = []
-        elif script and line.startswith("| `"):
-            listings[script].append(line)
-        elif script and listings[script]:
-            script = None
-    return listings
-
-
-@pytest.mark.parametrize("path", sorted(path.name for path in ROOT.glob("[0-9]*.py")))
-def test_the_readme_lists_the_defaults(path):
-    conf_class = load_script(path).ConfDef
-    fields = conf_class.__dataclass_fields__.values()
-    listed = [line.split("|")[1:4] for line in readme_listings()[path]]
-    assert [cell[0].strip(" `") for cell in listed] == [field.name for field in fields]
-    defaults = [f"{name.strip(' `')}={default.strip(' `')}" for name, default, _ in listed]
-    given = [text for text in defaults if "(required)" not in text and not text.startswith("DEVICE=")]
-    required = [f"{field.name}=x" for field in fields if field.metadata["required"]]
-    assert parse_args(conf_class, [*given, *required]) == parse_args(conf_class, required)
-    meanings = [cell[2].strip() for cell in listed]
-    assert meanings == [field.metadata["meaning"] for field in fields]
+def test_the_configuration_page_lists_the_settings_as_they_are():
+    assert PAGE.read_text(encoding="utf-8") == page(), "run: python -m tests.configuration_page"
 
 
 def test_the_python_example_runs(tmp_path):
