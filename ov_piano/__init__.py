@@ -16,7 +16,8 @@ model           onset_velocity_net the network of 2022, onsets_and_velocities th
 training        targets, losses    what is learned
                 step, schedule     one step and its learning rate; batch_norm: statistics for use
                 augmentation       variations of what is learned from
-                run, state         a training between steps: saved, resumed; processes: several at once
+                trainer, state     a training between steps: validated, saved, resumed; snapshots: their names
+                processes          several at once, each with its share of a batch
                 cross_validation   scores on the way; breakpoint, interrupt: stopping it
 transcription   strided, decoder   long inputs -> maps -> events (events: in bounded memory)
                 transcriber        audio -> table of events; files, stream, midi_writer: files in and out

@@ -1,9 +1,12 @@
 """Batch-norm statistics over many batches, for a model that is about to be used."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ov_piano.data.chunks import ChunkDataset
 
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -27,3 +30,10 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+def random_logmels(chunks: ChunkDataset, batches: int, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """The log-mels (b, mels, t) of that many batches of different chunks: the same for the same seed."""
+    items = np.random.default_rng(seed).permutation(len(chunks))[: batches * batch_size]
+    for batch in np.array_split(items, max(1, len(items) // batch_size)):
+        yield chunks.__getitems__(batch).logmel

@@ -62,7 +62,7 @@ def summary(scores: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def in_words(scores: dict[str, float]) -> str:
+def format_scores(scores: dict[str, float]) -> str:
     """One line of `summary`."""
     return (
         "onsets F1 {F1:.4f} (P {P:.4f}, R {R:.4f}, t={onset_threshold:g}), onsets+velocities F1 {F1_velocities:.4f} "

@@ -1,0 +1,179 @@
+"""A training between its steps: take one, validate, save, resume exactly."""
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ov_piano.data.chunks import Chunks
+from ov_piano.data.loader import TrainingLoader
+from ov_piano.errors import InputError
+from ov_piano.model.base import OnsetVelocityBase
+from ov_piano.model.fast import optimize_for_inference
+from ov_piano.training.batch_norm import reestimate_statistics
+from ov_piano.training.cross_validation import CrossValidation, summary
+from ov_piano.training.processes import Processes
+from ov_piano.training.snapshots import SnapshotFolder
+from ov_piano.training.state import NAME, NOT_FINITE, TrainingState, seed_step
+from ov_piano.training.step import TrainingStep
+
+logger = logging.getLogger(__name__)
+
+
+class StepReport(NamedTuple):
+    """What one step did."""
+
+    onset_loss: float
+    velocity_loss: float
+    lr: float
+    secs: float
+    cycle_ends: bool
+
+    def __str__(self) -> str:
+        return f"losses {self.onset_loss:.6f} {self.velocity_loss:.6f}, lr {self.lr:.6g}, {self.secs:.2f} s"
+
+
+class Validation(NamedTuple):
+    """Scores as `summary` gives them, of ``model``: a copy of the one in training, ready for use."""
+
+    model: OnsetVelocityBase
+    scores: dict[str, float]
+    secs: float
+
+
+@dataclass
+class Trainer:
+    """``step`` steps are done; the next batch is number ``batch`` of epoch ``epoch``, both 0-based.
+
+    :param recording_names: by the index that batches carry
+    :param augment: log-mels (b, mels, t) in dB and key velocities (b, keys, t) -> the same, varied
+    :param wants_pause: asked at each step, between losses and descent, whether to stop in the debugger
+    :param norm_batches: gives log-mels (b, mels, t) to average batch-norm statistics over before use; None: keep them
+    :param fast: validate with the optimised kernels
+    """
+
+    model: OnsetVelocityBase
+    training_step: TrainingStep
+    cross_validation: CrossValidation
+    processes: Processes
+    seed: int
+    recording_names: Sequence[str]
+    augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    wants_pause: Callable[[int], bool]
+    snapshots: SnapshotFolder
+    states_folder: Path
+    conf_yaml: str
+    norm_batches: Callable[[], Iterable[Tensor]] | None = None
+    fast: bool = True
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    validated_step: int | None = None
+    saved_step: int | None = None
+
+    def batches(self, loader: TrainingLoader, epochs: int, max_steps: int | None = None) -> Iterator[Chunks]:
+        """The batches from here to the end of the last epoch or to ``max_steps``; each is to be trained on at once."""
+        while self.epoch < epochs:
+            if self.step >= (max_steps or inf):
+                return
+            for chunks in loader.batches(self.epoch, self.batch):
+                yield chunks
+                if self.step >= (max_steps or inf):
+                    return
+            self.epoch, self.batch = self.epoch + 1, 0
+
+    def train_on(self, chunks: Chunks) -> StepReport:
+        """Take one step.
+
+        :raises InputError: the loss is not finite; the state is saved for inspection then, its weights as before the
+            step, its batch-norm statistics as after it
+        """
+        started = time.perf_counter()
+        self.model.train()
+        step = self.step + 1
+        seed_step(self.seed, step, self.processes.rank)
+        logmel = chunks.logmel.to(self.processes.device, non_blocking=True)
+        key_velocities = chunks.key_velocities.to(self.processes.device, non_blocking=True)
+        losses = self.training_step.losses(*self.augment(logmel, key_velocities))
+        onset, velocity = self.processes.mean(torch.stack([losses.onset.detach(), losses.velocity.detach()])).tolist()
+        if self.wants_pause(step):
+            breakpoint()
+        if not isfinite(onset + velocity):
+            self._stop_at(onset, velocity, chunks)
+        lr, cycle_ends = self.training_step.update(losses, step)
+        self.step, self.batch = step, self.batch + 1
+        return StepReport(onset, velocity, lr, time.perf_counter() - started, cycle_ends)
+
+    def model_for_use(self) -> OnsetVelocityBase:
+        """A copy of the model as it is now, in eval mode, with averaged batch-norm statistics if so configured."""
+        model = copy.deepcopy(self.model).eval()
+        if self.norm_batches is not None:
+            reestimate_statistics(model, (logmel.to(self.processes.device) for logmel in self.norm_batches()))
+        return model
+
+    def validate(self) -> Validation:
+        """Cross-validate the model as it is now."""
+        started = time.perf_counter()
+        model = self.model_for_use()
+        scores = summary(self.cross_validation(optimize_for_inference(model) if self.fast else model.infer))
+        self.validated_step = self.step
+        return Validation(model, scores, time.perf_counter() - started)
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether the last step was followed by a cross-validation, in this run or before it was resumed."""
+        return self.validated_step == self.step
+
+    def save(self, model: nn.Module, scores: dict[str, float] | None = None) -> None:
+        """Save a snapshot of ``model``, with its scores in the name, and the training state."""
+        if self.processes.is_first:
+            logger.info("saved %s", self.snapshots.save(model, self.step, scores))
+        self.save_state()
+
+    def save_state(self) -> None:
+        """Save all that `resume` needs, unless this step's state is saved; of several processes the first one does."""
+        if self.saved_step != self.step:
+            self._save_state(NAME)
+            self.saved_step = self.step
+
+    def resume(self, path: Path) -> None:
+        """Continue from a saved state.
+
+        :raises InputError: it cannot be read or belongs to another model
+        """
+        state = TrainingState.load(path)
+        state.restore(self.model, self.training_step.optimizer, path)
+        self.step, self.epoch, self.batch = state.step, state.epoch, state.batch
+        if self.snapshots.has_validated(self.step):
+            self.validated_step = self.step
+        logger.info("resumed from %s at step %d", path, self.step)
+        for difference in state.differences(self.conf_yaml):
+            logger.info("not as in the resumed run: %s", difference)
+
+    def _save_state(self, name: str) -> Path:
+        if not self.processes.is_first:
+            return self.states_folder
+        return TrainingState.of(
+            self.model,
+            self.training_step.optimizer,
+            step=self.step,
+            epoch=self.epoch,
+            batch=self.batch,
+            conf=self.conf_yaml,
+        ).save(self.states_folder, name)
+
+    def _stop_at(self, onset_loss: float, velocity_loss: float, chunks: Chunks) -> None:
+        names = sorted({self.recording_names[index] for index in chunks.recordings.tolist()})
+        path = self._save_state(NOT_FINITE)
+        raise InputError(
+            f"step {self.step + 1}: the loss is not finite (onset {onset_loss:g}, velocity {velocity_loss:g}); a lower "
+            f"LR_MAX may help, and RESUME=auto continues from the last state before; recordings of the batch: "
+            f"{', '.join(names)}; state for inspection: {path}"
+        )

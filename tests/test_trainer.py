@@ -1,0 +1,159 @@
+"""The trainer by itself, with a network of two layers: no scripts, files of audio or processes."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from ov_piano.constants import KEYS
+from ov_piano.data.chunks import Chunks
+from ov_piano.errors import InputError
+from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS
+from ov_piano.training.processes import Processes
+from ov_piano.training.schedule import CyclicDecay
+from ov_piano.training.snapshots import SnapshotFolder
+from ov_piano.training.step import TrainingStep, sgd
+from ov_piano.training.trainer import Trainer
+
+MELS, FRAMES, BATCHES = 6, 5, 4
+
+
+class SmallNet(nn.Module):
+    """One onset stage and a velocity stage, each a matrix, with dropout between: (b, mels, t) -> (b, keys, t-1)."""
+
+    def __init__(self):
+        super().__init__()
+        self.onsets, self.velocities, self.dropout = nn.Linear(MELS, KEYS), nn.Linear(MELS, KEYS), nn.Dropout(0.5)
+
+    def forward(self, logmel):
+        x = self.dropout(logmel[:, :, 1:].transpose(1, 2))
+        return [self.onsets(x).transpose(1, 2)], self.velocities(x).transpose(1, 2)
+
+    infer = forward
+
+
+class Loader:
+    """Batches that depend on the epoch and their number alone."""
+
+    def batches(self, epoch, first_batch):
+        for batch in range(first_batch, BATCHES):
+            generator = torch.Generator().manual_seed(100 * epoch + batch)
+            logmel = torch.randn(2, MELS, FRAMES, generator=generator)
+            velocities = torch.randint(0, 128, (2, KEYS, FRAMES), generator=generator).float()
+            yield Chunks(logmel, velocities, torch.tensor([0, 2]))
+
+
+def new_trainer(folder, **settings) -> Trainer:
+    torch.manual_seed(0)
+    model = SmallNet()
+    schedule = CyclicDecay(0.1, 0.01, 4, 0.5, 1.0)
+    step = TrainingStep(model, sgd(model, 0.85, 0.0), schedule, positives_weight=8.0, velocity_weight=10.0)
+    scores = pd.DataFrame([[0.5, *[0.25] * 6]], columns=["threshold", *ONSET_COLUMNS, *VELOCITY_COLUMNS])
+    defaults = {
+        "recording_names": ["first", "second", "third"],
+        "augment": lambda logmel, key_velocities: (logmel, key_velocities),
+        "wants_pause": lambda step: False,
+        "snapshots": SnapshotFolder(folder / "model_snapshots"),
+        "states_folder": folder / "training_states",
+        "conf_yaml": "TRAIN_BS: 2",
+        "fast": False,
+    }
+    processes = Processes(torch.device("cpu"))
+    return Trainer(model, step, lambda infer: scores, processes, 7, **(defaults | settings))
+
+
+def train(trainer, epochs, max_steps=None):
+    """The reports of all steps."""
+    return [trainer.train_on(batch) for batch in trainer.batches(Loader(), epochs, max_steps)]
+
+
+def weights(trainer):
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
+
+
+@pytest.mark.parametrize("steps_before", [1, 3, BATCHES, BATCHES + 2])
+def test_resumed_training_equals_uninterrupted_training(tmp_path, steps_before):
+    uninterrupted = new_trainer(tmp_path / "uninterrupted")
+    reports = train(uninterrupted, epochs=3)
+    first, second = new_trainer(tmp_path), new_trainer(tmp_path)
+    reports_before = train(first, epochs=3, max_steps=steps_before)
+    first.save_state()
+    second.resume(tmp_path / "training_states" / f"training_state_step={steps_before}.pt")
+    reports_after = train(second, epochs=3)
+    assert [report._replace(secs=0) for report in reports_before + reports_after] == [
+        report._replace(secs=0) for report in reports
+    ]
+    assert torch.equal(weights(second), weights(uninterrupted))
+
+
+def test_batches_end_with_the_last_epoch_or_at_the_last_step(tmp_path):
+    trainer = new_trainer(tmp_path)
+    assert len(train(trainer, epochs=2, max_steps=3)) == 3
+    assert (trainer.step, trainer.epoch, trainer.batch) == (3, 0, 3)
+    assert len(train(trainer, epochs=2)) == 2 * BATCHES - 3
+    assert (trainer.step, trainer.epoch, trainer.batch) == (2 * BATCHES, 2, 0)
+    assert train(trainer, epochs=2) == []
+
+
+def test_validation_concerns_a_copy_and_the_step_it_follows(tmp_path):
+    trainer = new_trainer(tmp_path)
+    train(trainer, epochs=1)
+    assert not trainer.is_validated
+    model, scores, _ = trainer.validate()
+    assert trainer.is_validated
+    assert (scores["F1"], scores["onset_threshold"]) == (0.25, 0.5)
+    assert not model.training
+    with torch.no_grad():
+        model.onsets.weight.zero_()
+    assert trainer.model.onsets.weight.abs().sum() > 0
+    train(trainer, epochs=2)
+    assert not trainer.is_validated
+
+
+def test_a_validated_step_is_known_after_resuming(tmp_path):
+    trainer, resumed = new_trainer(tmp_path), new_trainer(tmp_path)
+    train(trainer, epochs=1)
+    trainer.save(*trainer.validate()[:2])
+    (snapshot,) = (tmp_path / "model_snapshots").iterdir()
+    assert snapshot.name.startswith("SmallNet_")
+    assert snapshot.name.endswith(f"step={BATCHES}_f1=0.2500.torch")
+    resumed.resume(tmp_path / "training_states" / f"training_state_step={BATCHES}.pt")
+    assert resumed.is_validated
+
+
+def test_the_state_of_a_step_is_written_once(tmp_path):
+    trainer = new_trainer(tmp_path)
+    train(trainer, epochs=1)
+    trainer.save(trainer.model_for_use())
+    path = tmp_path / "training_states" / f"training_state_step={BATCHES}.pt"
+    path.unlink()
+    trainer.save_state()
+    assert not path.exists()
+    train(trainer, epochs=2, max_steps=BATCHES + 1)
+    trainer.save_state()
+    assert [state.name for state in path.parent.iterdir()] == [f"training_state_step={BATCHES + 1}.pt"]
+
+
+def test_only_the_first_process_writes(tmp_path):
+    trainer = new_trainer(tmp_path)
+    trainer.processes = SimpleNamespace(is_first=False, device=torch.device("cpu"))
+    trainer.save(trainer.model_for_use())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batch_norm_batches_change_the_model_for_use_alone(tmp_path):
+    trainer = new_trainer(tmp_path, norm_batches=lambda: [torch.full((1, MELS, FRAMES), 3.0)])
+    trainer.model = nn.Sequential(nn.Unflatten(1, (MELS, 1)), nn.BatchNorm2d(MELS))
+    assert trainer.model_for_use()[1].running_mean.tolist() == [3.0] * MELS
+    assert trainer.model[1].running_mean.tolist() == [0.0] * MELS
+
+
+def test_a_loss_that_is_not_finite_names_the_recordings_and_keeps_the_weights(tmp_path):
+    trainer = new_trainer(tmp_path, augment=lambda logmel, velocities: (logmel * float("nan"), velocities))
+    before = weights(trainer)
+    with pytest.raises(InputError, match=r"step 1: the loss is not finite .* recordings of the batch: first, third; "):
+        train(trainer, epochs=1)
+    assert torch.equal(weights(trainer), before)
+    assert [path.name for path in (tmp_path / "training_states").iterdir()] == ["not_finite_after_step=0.pt"]
