@@ -6,7 +6,8 @@
    and score all pairs of SEARCH_THRESHOLDS and SEARCH_SHIFTS against the MIDI files.
    With a single pair there is nothing to search, and validation is left out.
 3. Transcribe and score the test recordings with the pair of best onset F1; SEARCH_TIE lets the
-   timing of the onsets decide between shifts that F1 hardly tells apart.
+   timing of the onsets decide between shifts that F1 hardly tells apart, and TEST_RECORDINGS
+   restricts the test to the recordings that a text file lists.
 4. Print the tables ONSETS, ONSETS+VELOCITIES and ANALYSIS, and write them, the search, the
    events and the configuration into OUTPUT_DIR/eval/TIMESTAMP.
 5. Draw the search, and the best, worst and median test recording against the truth.
@@ -26,7 +27,7 @@ from ov_piano.cli import run
 from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, NOT_EMPTY, POSITIVE, REQUIRED, option, to_yaml
 from ov_piano.data.chunks import RecordingDataset
 from ov_piano.data.hdf5 import StorePair, open_pair
-from ov_piano.data.splits import midi_paths, split_indices
+from ov_piano.data.splits import midi_paths, only_listed, split_indices
 from ov_piano.device import select_device
 from ov_piano.errors import InputError
 from ov_piano.evaluation.analysis import analyse
@@ -102,8 +103,28 @@ class Saving:
 
 
 @dataclass
+class Subset:
+    """Which recordings of the test split are evaluated."""
+
+    TEST_RECORDINGS: str | None = option(
+        None, "text file that lists the test recordings to evaluate, one name per line; null: all of them"
+    )
+
+
+@dataclass
 class ConfDef(
-    SpeedConf, Saving, MapsConf, Network, InferenceConf, Scoring, DecoderConf, Search, StoresConf, Output, DatasetConf
+    Subset,
+    SpeedConf,
+    Saving,
+    MapsConf,
+    Network,
+    InferenceConf,
+    Scoring,
+    DecoderConf,
+    Search,
+    StoresConf,
+    Output,
+    DatasetConf,
 ):
     """All settings, each overridden by KEY=value; printed from the last group named here to the first."""
 
@@ -135,12 +156,17 @@ class Recordings(NamedTuple):
     references: list[np.ndarray]  # notes (n, 4) of each recording
 
 
-def load_split(conf: ConfDef, pair: StorePair, split: str, take_one_every: int = 1) -> Recordings:
-    """Every so many-th recording of a split with the notes of its MIDI file."""
-    indices = split_indices(pair, split)[::take_one_every]
+def load_recordings(conf: ConfDef, pair: StorePair, indices: list[int]) -> Recordings:
+    """Recordings of the stores with the notes of their MIDI files."""
     names = [pair.metadata[index].basename for index in indices]
     references = load_ground_truths(midi_paths(pair, indices, conf.folders))
     return Recordings(RecordingDataset(pair, indices), names, references)
+
+
+def test_indices(conf: ConfDef, pair: StorePair) -> list[int]:
+    """The recordings of the test split, or those of them that TEST_RECORDINGS lists."""
+    indices = split_indices(pair, "test")
+    return indices if conf.TEST_RECORDINGS is None else only_listed(pair, indices, conf.TEST_RECORDINGS)
 
 
 def load_model(conf: ConfDef, mels: int) -> Infer:
@@ -174,7 +200,7 @@ def find_threshold_and_shift(conf: ConfDef, pair: StorePair, infer: Infer) -> tu
     if not conf.is_search:
         print("One threshold and one shift given: no search on validation recordings.\n", flush=True)
         return pd.DataFrame({"threshold": thresholds, "shift": shifts}), thresholds[0], shifts[0]
-    recordings = load_split(conf, pair, "validation", conf.XV_TAKE_ONE_EVERY)
+    recordings = load_recordings(conf, pair, split_indices(pair, "validation")[:: conf.XV_TAKE_ONE_EVERY])
     estimates = transcribe(conf, infer, recordings, min(thresholds), "validation")
     found = search(recordings.references, estimates, thresholds, shifts, conf.tolerances)
     print(format_table(f"SEARCH ({len(recordings.names)} validation recordings)", found), flush=True)
@@ -210,7 +236,7 @@ def main(conf: ConfDef) -> None:
     keep_freed_memory()
     pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
     infer = load_model(conf, pair.mel.height)
-    test = load_split(conf, pair, "test")
+    test = load_recordings(conf, pair, test_indices(conf, pair))
     path = new_report_path(conf.OUTPUT_DIR)
     with complete_folder(path) as folder:
         found, threshold, shift = find_threshold_and_shift(conf, pair, infer)

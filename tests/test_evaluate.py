@@ -24,7 +24,7 @@ from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import save_snapshot
 from ov_piano.settings import Chunking
 from ov_piano.transcription.decoder import Decoder
-from tests.scripts import load_script, run_script
+from tests.scripts import accepted, load_script, run_script
 
 SCRIPT = "2_eval_onsets_velocities.py"
 
@@ -181,6 +181,62 @@ def test_script_on_maps_with_one_threshold_and_shift(toy_maps, tmp_path, capsys)
     for table in ("onsets", "onsets_velocities", "analysis"):
         assert sorted(pd.read_csv(folder / f"{table}.csv")["Filename"][:-1]) == names
     assert sorted(path.stem for path in (folder / "events").iterdir()) == names
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["# of the church", "", "  MAPS_MUS-scn15_7_ENSTDkAm  "], ["MAPS_MUS-scn15_7_ENSTDkAm"]),
+        (
+            ["MAPS_MUS-scn15_7_ENSTDkAm", "MAPS_MUS-mz_331_2_ENSTDkCl", "MAPS_MUS-scn15_7_ENSTDkAm"],
+            ["MAPS_MUS-mz_331_2_ENSTDkCl", "MAPS_MUS-scn15_7_ENSTDkAm"],
+        ),
+    ],
+)
+def test_only_listed_recordings_of_maps_are_tested(toy_maps, tmp_path, lines, expected):
+    case = write_case(tmp_path, "MAPS", maps.load_recordings(toy_maps))
+    listing = tmp_path / "listing.txt"
+    listing.write_text("\n".join(lines), encoding="utf-8-sig")  # as some Windows editors save it
+    settings = case | {"MAPS_PATH": toy_maps, "OUTPUT_DIR": tmp_path / "out", "TEST_RECORDINGS": listing}
+    accepted(SCRIPT, *(f"{key}={value}" for key, value in settings.items()))
+    (folder,) = (tmp_path / "out" / "eval").iterdir()
+    assert sorted(pd.read_csv(folder / "onsets.csv")["Filename"][:-1]) == expected
+    assert sorted(path.stem for path in (folder / "events").iterdir()) == expected
+
+
+def test_only_listed_recordings_of_maestro_are_tested_and_their_scores_are_the_same(maestro_case, tmp_path):
+    tables = []
+    listing = tmp_path / "listing.txt"
+    listing.write_text("MIDI-Unprocessed_test_1_wav--1\n")
+    for number, extra in enumerate(({}, {"TEST_RECORDINGS": listing})):
+        settings = maestro_case | {"OUTPUT_DIR": tmp_path / str(number), "SEARCH_THRESHOLDS": "[0.3]"} | extra
+        accepted(SCRIPT, *(f"{key}={value}" for key, value in settings.items()))
+        (path,) = (tmp_path / str(number) / "eval").glob("*/onsets.csv")
+        tables.append(pd.read_csv(path, index_col="Filename"))
+    every, listed = tables
+    assert list(listed.index[:-1]) == ["MIDI-Unprocessed_test_1_wav--1"]
+    assert len(every) == 3
+    assert listed.iloc[0].tolist() == every.loc[listed.index[0]].tolist() == listed.iloc[-1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "expected a text file with one recording per line"),
+        (b"\xff\xfe\x00", "expected a text file with one recording per line"),
+        (b"# nothing\n\n", "lists no recordings"),
+        (b"MIDI-Unprocessed_test_7_wav--7\n", "lists MIDI-Unprocessed_test_7_wav--7: not in "),
+        (b"zzz\nMIDI-Unprocessed_test_7_wav--7\n", "lists MIDI-Unprocessed_test_7_wav--7 and 1 more: not in "),
+        (b"MIDI-Unprocessed_train_0_wav--0\n", "lists MIDI-Unprocessed_train_0_wav--0: belongs to another split of "),
+    ],
+)
+def test_a_listing_that_cannot_be_used_is_one_line(maestro_case, tmp_path, capsys, content, message):
+    listing = tmp_path / "listing.txt"
+    if content is not None:
+        listing.write_bytes(content)
+    line = refusal(maestro_case | {"OUTPUT_DIR": tmp_path / "out", "TEST_RECORDINGS": listing}, capsys)
+    assert line.startswith(f"error: {listing}: {message}")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Which recordings of a pair of stores are for training, validation and test, and where their MIDI files are."""
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,28 @@ def split_indices(pair: StorePair, split: str) -> list[int]:
     if not indices:
         raise InputError(f"{pair.mel.path}: holds no {split} recordings (of {len(splits)} in all)")
     return indices
+
+
+def only_listed(pair: StorePair, indices: Sequence[int], path: str | os.PathLike) -> list[int]:
+    """Those of ``indices`` whose recordings a text file lists, in their order.
+
+    :param path: one recording's name without folder and suffix per line; lines that begin with ``#`` are comments
+    :raises InputError: the file cannot be read, lists nothing, or lists a recording that is not among ``indices``
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected a text file with one recording per line: {error}") from None
+    listed = {name for line in lines if (name := line.strip()) and not name.startswith("#")}
+    if not listed:
+        raise InputError(f"{path}: lists no recordings")
+    known = {pair.metadata[index].basename: index for index in indices}
+    if unknown := sorted(listed - known.keys()):
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        absent = unknown[0] not in {m.basename for m in pair.metadata}
+        problem = f"not in {pair.mel.path}" if absent else f"belongs to another split of {pair.mel.path}"
+        raise InputError(f"{path}: lists {unknown[0]}{more}: {problem}")
+    return [index for name, index in known.items() if name in listed]
 
 
 def midi_paths(pair: StorePair, indices: Sequence[int], folders: DatasetFolders) -> list[Path]:
