@@ -81,6 +81,7 @@ def describe(service: Service) -> dict:
         "gains_db": GAINS_DB,
         "look_aheads": LOOK_AHEADS,
         "look_ahead": service.settings.look_ahead_frames,
+        "behind_secs": service.limits.behind_secs,
         "frame_secs": FRAME_SECS,
         "note_secs": NOTE_SECS,
         "mels": {

@@ -25,6 +25,7 @@ class Limits:
     stream_secs: float = 3 * 3600.0
     idle_secs: float = 30.0  # without a message
     send_secs: float = 30.0  # for a client to take what is sent to it
+    behind_secs: float = 2.0  # of sound not transcribed yet; the page leaves out the rest
 
 
 class Service:

@@ -3,6 +3,8 @@
 // A recording plays through the loudspeaker and through the same tap as the microphone, so that what is seen
 // stays in step with what is heard. Pausing suspends the audio context, and with it playing, tap and clock.
 
+const LEAD_SECS = 0.05; // for a start on time
+
 export class Capture {
   state = "off"; // or "running", "paused"
   kind = null; // "microphone" or "recording"
@@ -68,11 +70,14 @@ export class Capture {
     }
   }
 
+  /** Play a decoded file; the take begins with its first sample. */
   async startRecording(buffer) {
     this.#source = new AudioBufferSourceNode(this.#context, { buffer });
     this.#source.connect(this.#context.destination);
     this.#source.onended = () => this.#onEnd();
-    await this.#run("recording", () => this.#source.start());
+    await this.#run("recording");
+    this.#origin = this.#context.currentTime + LEAD_SECS;
+    this.#source.start(this.#origin);
   }
 
   async pause() {
@@ -113,10 +118,9 @@ export class Capture {
     this.#context = context;
   }
 
-  async #run(kind, start = () => {}) {
+  async #run(kind) {
     this.#source.connect(this.#tap);
     await this.#context.resume();
-    start();
     this.kind = kind;
     this.state = "running";
   }
@@ -126,7 +130,7 @@ export class Capture {
     return new Promise((resolve) => {
       this.#flushed = resolve;
       this.#tap.port.postMessage("flush");
-      setTimeout(resolve, 500);
+      setTimeout(resolve, 5000); // of an audio thread that has died
     });
   }
 }

@@ -39,7 +39,8 @@ const capture = new Capture(
   (reason) => act(() => finish(reason)),
 );
 
-const transcription = new Transcription(connectSettings(about, (settings) => transcription.adjust(settings)), {
+const settings = connectSettings(about, (changed) => transcription.adjust(changed));
+const transcription = new Transcription(settings, about.behind_secs, {
   onNotes(notes) {
     take.add(notes);
     for (const note of notes) {
@@ -55,10 +56,10 @@ const transcription = new Transcription(connectSettings(about, (settings) => tra
     $("share").textContent = `${Math.round(100 * share)} % of a core`;
   },
   onConnection(isThere) {
+    if (isThere && $("connection").className === "off") notify("");
     $("connection").className = isThere ? "on" : "off";
     $("connection").textContent = isThere ? "connected" : "no connection";
-    if (isThere) notify("");
-    else notify("The connection to the server is lost. The notes so far are safe; trying to connect again …", true);
+    if (!isThere) notify("The connection to the server is lost. The notes so far are safe; trying to connect again …", true);
   },
   onLeftOut(seconds) {
     notify(`${seconds.toFixed(1)} s of sound were left out: the server was away or too slow.`, true);

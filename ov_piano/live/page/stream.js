@@ -1,7 +1,6 @@
 // One unbroken piece of sound on its way to the server, over a WebSocket of its own, and its notes on their way back.
 // protocol.py describes the messages.
 
-const MOST_BEHIND = 2; // seconds of sound that the server may owe us
 const JOINT = 0.01; // seconds; blocks that are closer follow one another
 
 export class Stream {
@@ -40,8 +39,9 @@ export class Stream {
     return this.#start === null || Math.abs(time - this.#start - this.#sent / this.#rate) < JOINT;
   }
 
-  get isBehind() {
-    return this.#sent / this.#rate - this.#heard > MOST_BEHIND;
+  /** Seconds of sound that were sent and are not transcribed yet. */
+  get behind() {
+    return this.#sent / this.#rate - this.#heard;
   }
 
   send(samples, time) {

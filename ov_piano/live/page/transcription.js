@@ -3,11 +3,11 @@
 
 import { Stream } from "./stream.js";
 
-const MOST_WAITING = 1.5; // seconds of sound that are kept while no stream can take them
 const RETRY_MS = [500, 1000, 2000, 4000];
 
 export class Transcription {
   settings; // threshold, gain_db, look_ahead_frames
+  #mostBehind;
   #handlers;
   #sampleRate = 0;
   #wanted = false; // there is sound to come
@@ -19,11 +19,13 @@ export class Transcription {
   #whenDone = [];
 
   /**
+   * @param mostBehind  seconds of sound that may wait, here or at the server; what comes then is left out
    * @param handlers  onNotes(notes), onLogmel(start, frame, bytes), onShare(of one core), onConnection(is it there),
    *   onLeftOut(seconds), onRefused(message): the server will not go on
    */
-  constructor(settings, handlers) {
+  constructor(settings, mostBehind, handlers) {
     this.settings = settings;
+    this.#mostBehind = mostBehind;
     this.#handlers = handlers;
   }
 
@@ -37,8 +39,9 @@ export class Transcription {
 
   /** A block of samples; `time` of its first one, in seconds of the take. */
   feed(samples, time) {
-    if (!this.#wanted) return;
-    this.#waiting.push({ samples, time });
+    const early = Math.max(0, Math.round(-time * this.#sampleRate)); // samples before the take
+    if (!this.#wanted || early >= samples.length) return;
+    this.#waiting.push({ samples: samples.subarray(early), time: Math.max(0, time) });
     this.#pump();
   }
 
@@ -73,7 +76,7 @@ export class Transcription {
     if (!this.#stream && !this.#timer && this.#waiting.length) this.#open();
     while (this.#stream?.state === "open" && this.#waiting.length) {
       const { samples, time } = this.#waiting[0];
-      if (this.#stream.isBehind || !this.#stream.continues(time)) {
+      if (this.#stream.behind > this.#mostBehind || !this.#stream.continues(time)) {
         this.#stream.stop();
         break;
       }
@@ -86,7 +89,7 @@ export class Transcription {
 
   #trim() {
     let waiting = this.#waiting.reduce((sum, { samples }) => sum + samples.length, 0) / this.#sampleRate;
-    while (waiting > MOST_WAITING) {
+    while (waiting > this.#mostBehind) {
       const seconds = this.#waiting.shift().samples.length / this.#sampleRate;
       waiting -= seconds;
       this.#leftOut += seconds;
