@@ -169,6 +169,8 @@ def main(conf: ConfDef) -> None:
         pair = open_stores(conf)
         chunks = training_chunks(conf, pair, processes)
         trainer = build_trainer(conf, pair, chunks, processes)
+        if processes.world > 1 and processes.device.type == "cpu":
+            log.logger.warning("training in several processes on the CPU is experimental, and no faster than in one")
         if conf.FAST and processes.world > 1:
             log.info("several processes: the network is computed as it is written down, as with FAST=false")
         share = {"rank": processes.rank, "world": processes.world, "pin_memory": processes.device.type == "cuda"}

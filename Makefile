@@ -8,7 +8,7 @@ MEL := $(DEMO)/MAESTROv3_logmel_sr=16000_stft=2048w384h_mel=250(50-8000).h5
 ROLL := $(DEMO)/MAESTROv3_roll_quant=0.024_midivals=128_extendsus=True.h5
 STORES := "MAESTRO_PATH=$(SAMPLE)" "HDF5_MEL_PATH=$(MEL)" "HDF5_ROLL_PATH=$(ROLL)" "OUTPUT_DIR=$(DEMO)"
 
-.PHONY: demo live test lint bench fuzz clean
+.PHONY: demo live test lint cuda bench fuzz clean
 
 demo: $(BIN)/installed
 	rm -rf $(DEMO)
@@ -27,6 +27,9 @@ test: lint
 lint: $(BIN)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+cuda: $(BIN)/installed
+	$(BIN)/python -m pytest -rs tests/test_cuda.py
 
 bench: $(BIN)/installed
 	$(BIN)/python -m tests.benchmarks

@@ -40,7 +40,7 @@ class Processes:
         if world > 1 and device_name.startswith("cuda:"):
             raise InputError(f"DEVICE={device_name}: with several processes expected DEVICE=cuda, a GPU for each")
         if world > 1 and device_name == "cuda":
-            device_name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+            device_name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         return cls(select_device(device_name, tf32), int(os.environ.get("RANK", "0")), world)
 
     @property
