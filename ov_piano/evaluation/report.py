@@ -38,8 +38,13 @@ def complete_folder(path: Path) -> Iterator[Path]:
 
 
 def with_averages(table: pd.DataFrame, threshold: float, shift: float) -> pd.DataFrame:
-    """``table``, a row a recording, and a last row with each column's mean (rounded where it holds counts)."""
-    averages = pd.DataFrame([table.mean()], index=[f"AVERAGES (t={threshold:g}, s={shift:g})"])
+    """``table``, a row a recording, and a last row with the averages at a threshold and shift."""
+    return with_last_row(table, f"AVERAGES (t={threshold:g}, s={shift:g})")
+
+
+def with_last_row(table: pd.DataFrame, label: str) -> pd.DataFrame:
+    """``table``, a row a recording, and a row ``label`` with each column's mean (rounded where it holds counts)."""
+    averages = pd.DataFrame([table.mean()], index=[label])
     for column in table.select_dtypes("integer"):
         averages[column] = averages[column].round().astype(int)
     return pd.concat([table, averages]).rename_axis(table.index.name)
