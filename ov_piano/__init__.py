@@ -12,6 +12,7 @@ preprocessing   preprocess         the loop behind 0a and 0b; conf: settings, pa
 model           onset_velocity_net the network of 2022, onsets_and_velocities that of 2023, made of layers; base: shared
                 networks           both by name, and the one of a snapshot
                 snapshot           weights on disk; operating_point: threshold and shift that go with them
+                incremental        a stream's latest columns through the network, without computing the past again
                 fast, fast_training the same network arranged for speed, on kernels (C++)
 training        targets, losses    what is learned
                 step, schedule     one step and its learning rate; batch_norm: statistics for use

@@ -15,7 +15,7 @@ from ov_piano.transcription.streaming import DEFAULT, FAST, StreamEvent, Streami
 from ov_piano.transcription.transcriber import Transcriber
 
 SAMPLE = Path(__file__).parents[1] / "assets" / "sample" / "2008" / "bach_invention_bwv772.wav"
-COARSE = StreamSettings(past_frames=24, hop_frames=12, look_ahead_frames=4)  # quick to compute
+COARSE = StreamSettings(past_frames=8, hop_frames=12, look_ahead_frames=4)  # quick to compute
 
 
 @pytest.fixture(scope="module")

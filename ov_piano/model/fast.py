@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ov_piano.model.base import OnsetVelocityBase
+from ov_piano.model.incremental import Parts, Step, plain_parts, reach
 from ov_piano.model.kernels import sparse_conv, winograd
 from ov_piano.model.kernels.sparse_conv import POINTWISE, Branch
 from ov_piano.model.kernels.winograd import time_conv_leaky_relu, transform_weight
@@ -39,6 +40,7 @@ class LastStage(nn.Module):
     def __init__(self, model: OnsetVelocityBase, dtype: torch.dtype):
         super().__init__()
         self.model, self.dtype = deepcopy(model).eval(), dtype
+        self.parts = plain_parts(self.model)
 
     @torch.inference_mode()
     def forward(self, logmel: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,47 +50,46 @@ class LastStage(nn.Module):
 
 
 PIECE, HALO = 2048, 4  # frames
+FEW_FRAMES = 32  # up to here reading the weights takes longest, and Winograd's are twice as many
 
 
 class FastNet(nn.Module):
-    """The network's parts as sequences of steps, each a function ``(x, mean) -> (x, mean)``.
-
-    ``mean`` (b, c) is the mean of x over frequency and time, which context-aware modules ask for.
-    """
+    """The network's parts as sequences of steps."""
 
     def __init__(self, model: OnsetVelocityBase, dtype: torch.dtype):
         super().__init__()
         with torch.no_grad():
-            self.stem = _steps(nn.Sequential(model.specnorm, model.stem), model.in_bins, dtype)
             keys = model.stem[6].keys
-            self.onset_stages = [_steps(stage, keys, dtype) for stage in model.onset_stages]
-            self.velocity_stage = _steps(model.velocity_stage, keys, dtype)
+            self.parts = Parts(
+                _steps(nn.Sequential(model.specnorm, model.stem), model.in_bins, dtype),
+                [_steps(stage, keys, dtype) for stage in model.onset_stages],
+                _steps(model.velocity_stage, keys, dtype),
+            )
 
     @torch.inference_mode()
     def forward(self, logmel: Tensor) -> tuple[Tensor, Tensor]:
         """log-mel (b, mels, t) in dB -> onset and velocity logits, (b, keys, t-1) each."""
         x = torch.stack([logmel[:, :, 1:], logmel.diff(dim=2)], dim=1)  # (b, 2, mels, t-1)
-        features = _run(self.stem, x)  # (b, c, keys, t-1)
-        onsets = sum(_run(stage, features) for stage in self.onset_stages)  # (b, 1, keys, t-1)
-        velocities = _run(self.velocity_stage, torch.cat([features, onsets], dim=1))  # (b, 1, keys, t-1)
+        features = _run(self.parts.stem, x)  # (b, c, keys, t-1)
+        onsets = sum(_run(stage, features) for stage in self.parts.onset_stages)  # (b, 1, keys, t-1)
+        velocities = _run(self.parts.velocity_stage, torch.cat([features, onsets], dim=1))  # (b, 1, keys, t-1)
         return onsets.squeeze(1), velocities.squeeze(1)
 
 
-Step = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 LocalStep = Callable[[Tensor], Tensor]  # looks no more than HALO frames ahead or back
 
 
 def _run(steps: list[Step], x: Tensor) -> Tensor:
     mean = None
     for step in steps:
-        x, mean = step(x, mean)
+        x, mean = step.run(x, mean)
     return x
 
 
 def _steps(module: nn.Module, bins: int, dtype: torch.dtype) -> list[Step]:
     """Steps for the layers of ``module``, whose input has ``bins`` rows; layers that belong together become one."""
     layers = [layer for layer in in_turn(module) if not isinstance(layer, nn.Dropout)]
-    steps, local_steps = [], []
+    steps, local_steps, local_reach = [], [], 0
     while layers:
         layer = layers.pop(0)
         if isinstance(layer, SubSpectralNorm):
@@ -104,21 +105,21 @@ def _steps(module: nn.Module, bins: int, dtype: torch.dtype) -> list[Step]:
             local_steps.append(_frequency_to_keys(layer, norm, slope, dtype))
         elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (bins, 3):
             local_steps.append(_collapse_keys(layer, norm, slope, dtype))
-            bins = 1
+            bins, local_reach = 1, reach(layer)
         elif isinstance(layer, nn.Conv2d) and bins == 1:
             local_steps.append(_pointwise(layer, norm, slope, dtype))
         else:
-            steps += [_in_pieces(local_steps)] if local_steps else []
-            local_steps = []
+            steps += [_in_pieces(local_steps, local_reach)] if local_steps else []
+            local_steps, local_reach = [], 0
             convolve = _context_aware if isinstance(layer, ContextAwareModule) else _small_conv
-            steps.append(convolve(layer, norm, slope, bins))
-    return steps + ([_in_pieces(local_steps)] if local_steps else [])
+            steps.append(Step(convolve(layer, norm, slope, bins), reach(layer), isinstance(layer, ContextAwareModule)))
+    return steps + ([_in_pieces(local_steps, local_reach)] if local_steps else [])
 
 
-def _in_pieces(local_steps: list[LocalStep]) -> Step:
-    """The steps one after the other for pieces that the processor's cache holds."""
+def _in_pieces(local_steps: list[LocalStep], frames: int) -> Step:
+    """The steps one after the other for pieces that the processor's cache holds, ``frames``: their reach together."""
 
-    def step(x: Tensor, mean: Tensor | None) -> tuple[Tensor, None]:
+    def run(x: Tensor, mean: Tensor | None) -> tuple[Tensor, None]:
         t = x.shape[-1]
         pieces = []
         for begin in range(0, t, PIECE):
@@ -129,7 +130,7 @@ def _in_pieces(local_steps: list[LocalStep]) -> Step:
             pieces.append(piece[..., begin - low : end - low])
         return torch.cat(pieces, dim=-1), None
 
-    return step
+    return Step(run, frames)
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -201,5 +202,15 @@ def _pointwise(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, slope: float | None
 def _collapse_keys(conv: nn.Conv2d, norm: nn.BatchNorm2d, slope: float, dtype: torch.dtype) -> LocalStep:
     """(b, c, keys, t) -> (b, c_out, 1, t): c * keys channels along time."""
     scale, shift = _affine(norm)
-    weight = transform_weight(conv.weight.flatten(1, 2) * scale[:, None, None]).to(dtype)
-    return lambda x: time_conv_leaky_relu(x.flatten(1, 2), weight, shift, slope).unsqueeze(2)
+    taps = conv.weight.flatten(1, 2) * scale[:, None, None]  # (c_out, c * keys, 3)
+    weight, direct = transform_weight(taps).to(dtype), taps.permute(0, 2, 1).flatten(1).contiguous().to(dtype)
+
+    def step(x: Tensor) -> Tensor:
+        x = x.flatten(1, 2)
+        if x.shape[-1] > FEW_FRAMES:
+            return time_conv_leaky_relu(x, weight, shift, slope).unsqueeze(2)
+        before, after = functional.pad(x, (1, 0))[..., :-1], functional.pad(x, (0, 1))[..., 1:]
+        y = (direct @ torch.cat([before, x, after], dim=1).to(dtype)).float().add_(shift[:, None])
+        return functional.leaky_relu_(y, slope).unsqueeze(2)
+
+    return step

@@ -6,8 +6,9 @@ for block in microphone:
         print(event.onset_secs, event.note, event.velocity)
 rest = stream.flush()
 
-Network, decoder and operating point are those of `Transcriber`. The network sees a window of the latest columns of
-the log-mel, again and again; an event is final when a few columns after it, the look-ahead, have been seen.
+Network, decoder and operating point are those of `Transcriber`. With each hop the network computes the latest columns
+anew and keeps what it knows of those before (`IncrementalNet`); an event is final when a few columns after it, the
+look-ahead, have been heard.
 """
 
 from collections import deque
@@ -16,13 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ov_piano.constants import FRAME_SECS, KEYS, LOWEST_NOTE, SAMPLE_RATE, TOP_DB, WINDOW
 from ov_piano.data.audio import LogMel
 from ov_piano.data.audio_stream import StreamLogMel, mono_block
 from ov_piano.errors import InputError
+from ov_piano.model.incremental import IncrementalNet
 from ov_piano.settings import LogMelSettings
 from ov_piano.transcription.events import MAX_VELOCITY
 from ov_piano.transcription.transcriber import Transcriber
@@ -30,17 +31,18 @@ from ov_piano.transcription.transcriber import Transcriber
 MOST_GAIN_DB = 12.0
 SHOWN_COLUMNS = 250  # of the log-mel, kept for `take_logmel`: 6 s
 LATE_FRAMES = 2  # a peak may move by so much when more is heard, and is then reported late
+KEPT_MAPS = 8  # frames that the decoder looks at before those that it decides
 APART_FRAMES = 3  # two onsets of a key that are no further apart are one
 BLOCK = 16_000  # samples of a long block that are looked at together
 
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """How much the network hears of what was before and comes after the onsets that it decides on, in frames of 24 ms.
+    """In frames of 24 ms.
 
-    :param past_frames: before the frames that are decided
-    :param hop_frames: decided together, so that the network runs once in this time
-    :param look_ahead_frames: after them
+    :param past_frames: computed again together with the frames that are decided, of those before them
+    :param hop_frames: decided together: the network runs once in this time
+    :param look_ahead_frames: heard after them
     """
 
     past_frames: int
@@ -62,8 +64,8 @@ class StreamSettings:
         return WINDOW / 2 / SAMPLE_RATE + (self.look_ahead_frames + self.hop_frames - 1) * FRAME_SECS
 
 
-DEFAULT = StreamSettings(past_frames=60, hop_frames=2, look_ahead_frames=4)
-FAST = StreamSettings(past_frames=60, hop_frames=1, look_ahead_frames=2)
+DEFAULT = StreamSettings(past_frames=12, hop_frames=2, look_ahead_frames=4)
+FAST = StreamSettings(past_frames=12, hop_frames=1, look_ahead_frames=2)
 
 
 class StreamEvent(NamedTuple):
@@ -141,7 +143,9 @@ class StreamingTranscriber:
         """Start a new stream, at 0 s and at any sampling rate; the settings stay."""
         self._input: StreamLogMel | None = None
         self._sample_rate, self._ended = None, False
-        self._columns = torch.zeros(self._transcriber.mels, 0)  # of the log-mel, the latest
+        self._net = IncrementalNet(self._transcriber.parts)
+        self._columns = torch.zeros(self._transcriber.mels, 0)  # of the log-mel: those not settled and one before
+        self._maps = torch.zeros(2, KEYS, 1)  # onset probabilities and velocities, the latest; frame 0 has none
         self._maximum_db = -np.inf  # so far
         self._done = 0
         self._latest = np.full(KEYS, -APART_FRAMES - LATE_FRAMES - 1)  # frame of each key's latest event
@@ -175,7 +179,7 @@ class StreamingTranscriber:
         """The remaining events: no more samples follow."""
         if self._input is None or self._ended:
             return []
-        self._append(self._input.finish())
+        self._append(self._input.finish(), last=True)
         self._ended = True
         return self._decide(self._input.columns)
 
@@ -184,13 +188,20 @@ class StreamingTranscriber:
         columns = [self._shown.popleft() for _ in range(len(self._shown))]
         return self._scaled(torch.cat([self._columns[:, :0], *columns], dim=1))
 
-    def _append(self, columns: Tensor) -> None:
-        if not columns.shape[1]:
-            return
-        kept = self.settings.past_frames + self.settings.look_ahead_frames + 1  # one for the first difference
-        self._columns = torch.cat([self._columns[:, -kept:], columns], dim=1)
-        self._maximum_db = max(self._maximum_db, float(columns.max()))
+    def _append(self, columns: Tensor, last: bool = False) -> None:
+        """Renew the maps with columns (mels, n) that follow those before; n is 0 at most for the ``last`` ones."""
+        self._maximum_db = max([self._maximum_db, *columns.amax(0).tolist()])
+        self._columns = torch.cat([self._columns, columns], dim=1)
         self._shown.append(columns)
+        frames = self._columns.shape[1] - 1
+        if frames < 1:
+            return
+        revised = 0 if last else self.settings.past_frames + self.settings.look_ahead_frames
+        settled = max(0, frames - revised)
+        logits = self._net(self._scaled(self._columns)[None].to(self._transcriber.device), settled)[0]
+        known = self._maps.shape[2] - max(0, frames - columns.shape[1])  # maps of frames before those computed now
+        self._maps = torch.cat([self._maps[:, :, max(0, known - KEPT_MAPS) : known], logits.sigmoid().cpu()], dim=2)
+        self._columns = self._columns[:, settled:].clone()
 
     def _scaled(self, columns: Tensor) -> Tensor:
         """With gain, and the floor below the maximum so far."""
@@ -198,10 +209,10 @@ class StreamingTranscriber:
 
     def _decide(self, until: int) -> list[StreamEvent]:
         """Events of the frames that are not final yet and before ``until``."""
-        if until <= self._done or self._columns.shape[1] < 2:
+        if until <= self._done:
             return []
-        onsets, velocities = self._maps()
-        begin = self._input.columns - onsets.shape[2]  # frame at which the maps begin
+        begin = self._input.columns - self._maps.shape[2]  # frame at which the maps begin
+        onsets, velocities = self._maps[:, None]  # (1, keys, t) each
         _, keys, frames, probs, vels = self._transcriber.decoder.peaks(onsets, velocities, self._threshold)
         found = zip((frames + begin).tolist(), keys.tolist(), probs.tolist(), vels.tolist(), strict=True)
         events = []
@@ -213,11 +224,3 @@ class StreamingTranscriber:
                 events.append(StreamEvent(onset_secs, key + LOWEST_NOTE, vel * MAX_VELOCITY, prob))
         self._done = until
         return sorted(events)
-
-    @torch.inference_mode()
-    def _maps(self) -> tuple[Tensor, Tensor]:
-        """Onset probabilities and velocities of the window, (1, keys, t) each."""
-        window = self._scaled(self._columns)[None].to(self._transcriber.device)
-        logits = torch.cat(self._transcriber.infer(window)).float().cpu()  # (2, keys, t-1)
-        maps = F.pad(logits.sigmoid(), (1, 0))  # (2, keys, t)
-        return maps[None, 0], maps[None, 1]

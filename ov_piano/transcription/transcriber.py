@@ -17,6 +17,7 @@ from ov_piano.device import DEFAULT_DEVICE, select_device
 from ov_piano.errors import InputError
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.fast import optimize_for_inference
+from ov_piano.model.incremental import plain_parts
 from ov_piano.model.networks import load_network
 from ov_piano.model.operating_point import PUBLISHED, read_operating_point
 from ov_piano.resources import default_snapshot
@@ -70,6 +71,7 @@ class Transcriber:
         model = load_model(self.snapshot, device, leaky_relu_slope)
         self.mels = model.in_bins
         self.infer = optimize_for_inference(model) if fast else model.infer
+        self.parts = self.infer.parts if fast else plain_parts(model)
         self.chunking = chunking
         self.decoder = Decoder(decoder)
         point = read_operating_point(self.snapshot)

@@ -48,7 +48,7 @@ template <> struct Rows<true> {
 struct Tensor {  // (b, channels, f, t), and how many frames around a tile are wanted of it
     float* data;
     int b, channels, f, t, halo;
-    int width() const { return whole_vectors(FRAMES + 2 * halo); }
+    int width() const { return whole_vectors(std::min(FRAMES, t) + 2 * halo); }
     float* row(int b, int channel, int f) const { return data + ((size_t(b) * channels + channel) * this->f + f) * t; }
 };
 

@@ -1,0 +1,128 @@
+"""The network for a stream: new columns in, maps of the latest frames out, without computing the past again.
+
+A convolution sees frames to both sides. At the newest end those to come are missing, as at the end of a recording, so
+the latest columns of each layer are computed again when more is there, until they are called settled. Of what is
+settled a layer keeps the columns of its input that its kernels reach.
+
+Gates of context-aware modules depend on the mean of their input over time. It is the mean over what was heard so far
+and, once that is more than ``GATE_FRAMES``, an exponentially forgetting one.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ov_piano.model.base import OnsetVelocityBase
+from ov_piano.model.layers import ContextAwareModule, in_turn
+
+GATE_FRAMES = 2000  # 48 s
+
+
+class Step(NamedTuple):
+    """A layer or several: ``run(x, mean) -> (y, mean of y or None)``, with as many frames out as in.
+
+    :param reach: frames to either side that an output depends on
+    :param gated: whether ``mean`` (b, c), of the input over frequency and time, matters
+    """
+
+    run: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+    reach: int
+    gated: bool = False
+
+
+class Parts(NamedTuple):
+    """A network's parts as steps; see `OnsetVelocityBase`."""
+
+    stem: Sequence[Step]  # the norm of the spectrum first
+    onset_stages: Sequence[Sequence[Step]]
+    velocity_stage: Sequence[Step]
+
+
+def plain_parts(model: OnsetVelocityBase) -> Parts:
+    """The network layer by layer, as it is written down."""
+    stem = [_plain_step(layer) for part in (model.specnorm, model.stem) for layer in in_turn(part)]
+    onset_stages = [[_plain_step(layer) for layer in in_turn(stage)] for stage in model.onset_stages]
+    return Parts(stem, onset_stages, [_plain_step(layer) for layer in in_turn(model.velocity_stage)])
+
+
+def _plain_step(layer: nn.Module) -> Step:
+    if not isinstance(layer, ContextAwareModule):
+        return Step(lambda x, _: (layer(x.clone()), None), reach(layer))
+
+    def run(x: Tensor, mean: Tensor) -> tuple[Tensor, None]:
+        context = torch.cat([hdc(x) for hdc in layer.hdcs], dim=1)
+        return torch.addcmul(layer.skip(x), layer.se.fc(mean)[:, :, None, None], context), None
+
+    return Step(run, reach(layer), gated=True)
+
+
+def reach(layer: nn.Module) -> int:
+    """Frames to either side that an output of the layer's widest convolution depends on."""
+    convs = [module for module in layer.modules() if isinstance(module, nn.Conv2d)]
+    return max((conv.dilation[1] * (conv.kernel_size[1] // 2) for conv in convs), default=0)
+
+
+class IncrementalNet:
+    """One stream through a network whose ``parts`` may be shared with other streams."""
+
+    def __init__(self, parts: Parts):
+        self._stem = _Memory(parts.stem)
+        self._onset_stages = [_Memory(stage) for stage in parts.onset_stages]
+        self._velocity_stage = _Memory(parts.velocity_stage)
+
+    @torch.inference_mode()
+    def __call__(self, logmel: Tensor, settled: int) -> Tensor:
+        """Log-mel (b, mels, 1 + t) in dB -> onset and velocity logits (b, 2, keys, t) of all columns but the first.
+
+        :param settled: of the t frames, how many from the first on will not come again; the next call has the last
+            of them as its first column
+        """
+        x = torch.stack([logmel[:, :, 1:], logmel.diff(dim=2)], dim=1)  # (b, 2, mels, t)
+        features = self._stem(x, settled)  # (b, c, keys, t)
+        onsets = sum(stage(features, settled) for stage in self._onset_stages)  # (b, 1, keys, t)
+        velocities = self._velocity_stage(torch.cat([features, onsets], dim=1), settled)  # (b, 1, keys, t)
+        return torch.cat([onsets, velocities], dim=1)
+
+
+class _Memory:
+    """Steps one after the other, with what each needs of the frames before."""
+
+    def __init__(self, steps: Sequence[Step]):
+        self._steps = steps
+        self._before: list[Tensor | None] = [None] * len(steps)
+        self._means = [_RunningMean() if step.gated else None for step in steps]
+
+    def __call__(self, x: Tensor, settled: int) -> Tensor:
+        """(b, c, f, t) -> the same frames; the first ``settled`` of them will not come again."""
+        for i, (run, frames, _) in enumerate(self._steps):
+            mean = self._means[i] and self._means[i](x, settled)
+            if not frames:
+                x = run(x, mean)[0]
+                continue
+            known = 0
+            if self._before[i] is not None:
+                known = self._before[i].shape[3]
+                x = torch.cat([self._before[i], x], dim=3)
+            if settled:
+                end = known + settled
+                self._before[i] = x[..., max(0, end - frames) : end].clone()
+            x = run(x, mean)[0][..., known:]
+        return x
+
+
+class _RunningMean:
+    """Mean (b, c) over frequency and all time so far; forgets what is long ago."""
+
+    def __init__(self) -> None:
+        self._sum, self._frames = 0.0, 0.0
+
+    def __call__(self, x: Tensor, settled: int) -> Tensor:
+        levels = x.mean(dim=2)  # (b, c, t)
+        mean = (self._sum + levels.sum(dim=2)) / (self._frames + levels.shape[2])
+        self._sum = self._sum + levels[:, :, :settled].sum(dim=2)
+        self._frames += settled
+        if self._frames > GATE_FRAMES:
+            self._sum, self._frames = self._sum * (GATE_FRAMES / self._frames), float(GATE_FRAMES)
+        return mean

@@ -1,0 +1,167 @@
+"""What live transcription costs: `python -m tests.benchmarks.live_table DATA=maestro-v3.0.0[,another tree]`
+
+Streams the first SECONDS of recordings through `StreamingTranscriber` with each combination of PAST, HOPS and
+LOOK_AHEADS, and scores the events beside those of `Transcriber` on the same audio. Prints a table in Markdown, a row
+a combination, and writes OUT (CSV) after each row:
+
+- onset_f1, onset_velocity_f1: means over recordings in %; onset_loss, onset_velocity_loss: points below offline
+- latency_median, latency_95: seconds from a reference onset to the moment in which its event is handed out: until
+  the samples were there, and until they were computed
+- one_core: seconds of audio for each second of computing, with one thread
+"""
+
+import csv
+import itertools
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ov_piano.atomic import written_whole
+from ov_piano.cli import run
+from ov_piano.config import POSITIVE, REQUIRED, option
+from ov_piano.constants import SAMPLE_RATE
+from ov_piano.data.audio import load_mono
+from ov_piano.data.maestro import load_recordings
+from ov_piano.evaluation.ground_truth import load_ground_truth
+from ov_piano.evaluation.scoring import TOLERANCE_SECS, match_onsets, score
+from ov_piano.transcription.streaming import StreamingTranscriber, StreamSettings
+from ov_piano.transcription.transcriber import Transcriber
+
+BLOCK = 128  # samples handed over at once, 8 ms
+COLUMNS = (
+    *("past", "hop", "look_ahead", "onset_f1", "onset_loss", "onset_velocity_f1", "onset_velocity_loss"),
+    *("latency_median", "latency_95", "one_core"),
+)
+ROW = "| {} | {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.3f} | {:.3f} | {:.1f} |"
+
+
+@dataclass
+class ConfDef:
+    """Settings, each overridden by KEY=value."""
+
+    DATA: str = option(REQUIRED, "folders in MAESTRO's layout, with commas between")
+    SPLIT: str = option("validation", "of the recordings")
+    VERSION: int = option(3, "of MAESTRO, by which the folders' CSV is named")
+    RECORDINGS: int = option(12, "from each folder, spread over its list", POSITIVE)
+    SECONDS: float = option(60.0, "of each recording, from its start", POSITIVE)
+    SNAPSHOT_INPATH: str | None = option(None, "weights of the network; null: the snapshot that ships in assets/")
+    PAST: list[int] = field(default_factory=lambda: [12])
+    HOPS: list[int] = field(default_factory=lambda: [1, 2, 3, 4])
+    LOOK_AHEADS: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6])
+    OUT: str = option("out/live_table.csv", "the table")
+
+
+class Excerpt(NamedTuple):
+    """The start of a recording."""
+
+    wave: np.ndarray  # (samples,) at SAMPLE_RATE
+    reference: np.ndarray  # (n, 4) as for `score`
+
+
+class Heard(NamedTuple):
+    """What a stream made of an excerpt."""
+
+    estimate: np.ndarray  # (m, 3) as for `score`
+    emitted_secs: np.ndarray  # (m,) when each event was handed out, in seconds of the stream
+    computing_secs: float
+
+
+def load_excerpt(audio: Path, midi: Path, seconds: float) -> Excerpt:
+    wave = load_mono(audio)[: round(seconds * SAMPLE_RATE)].numpy()
+    reference = load_ground_truth(midi)
+    return Excerpt(wave, reference[reference[:, 0] < len(wave) / SAMPLE_RATE])
+
+
+def load_excerpts(conf: ConfDef) -> list[Excerpt]:
+    excerpts = []
+    for folder in conf.DATA.split(","):
+        recordings = load_recordings(folder, conf.VERSION, splits=[conf.SPLIT])
+        chosen = recordings[:: max(1, len(recordings) // conf.RECORDINGS)][: conf.RECORDINGS]
+        excerpts += [load_excerpt(recording.audio_path, recording.midi_path, conf.SECONDS) for recording in chosen]
+    return excerpts
+
+
+def stream(transcriber: Transcriber, settings: StreamSettings, wave: np.ndarray) -> Heard:
+    """Feed ``wave`` (samples,) block by block, then flush."""
+    streaming, events, emitted, computing = StreamingTranscriber(transcriber, settings=settings), [], [], 0.0
+    for begin in range(0, len(wave) + 1, BLOCK):
+        block = wave[begin : begin + BLOCK]
+        before = time.thread_time()  # of this thread alone: other programs do not count
+        found = streaming.feed(block, SAMPLE_RATE) if len(block) == BLOCK else streaming.flush()
+        spent = time.thread_time() - before
+        computing += spent
+        events += found
+        emitted += [(begin + len(block)) / SAMPLE_RATE + spent] * len(found)
+    estimate = np.array([(event.onset_secs, event.note, event.velocity) for event in events]).reshape(-1, 3)
+    return Heard(estimate, np.array(emitted), computing)
+
+
+def f1s(excerpts: list[Excerpt], estimates: list[np.ndarray]) -> np.ndarray:
+    """Mean F1 in % of onsets and of onsets with velocities."""
+    scores = [score(excerpt.reference, estimate) for excerpt, estimate in zip(excerpts, estimates, strict=True)]
+    return 100 * np.mean([(s.onsets.f1, s.onsets_velocities.f1) for s in scores], axis=0)
+
+
+def offline(transcriber: Transcriber, excerpts: list[Excerpt]) -> np.ndarray:
+    """:func:`f1s` of the whole excerpts at once."""
+    tables = [transcriber(excerpt.wave, SAMPLE_RATE) for excerpt in excerpts]
+    return f1s(excerpts, [table[["onset_secs", "note", "velocity"]].to_numpy() for table in tables])
+
+
+def measure(
+    transcriber: Transcriber, settings: StreamSettings, excerpts: list[Excerpt], offline_f1s: np.ndarray
+) -> dict[str, float]:
+    """A row of the table."""
+    what = f"past {settings.past_frames}, hop {settings.hop_frames}, look-ahead {settings.look_ahead_frames}"
+    heard = [stream(transcriber, settings, e.wave) for e in tqdm(excerpts, desc=what, disable=None, leave=False)]
+    latencies = [latencies_of(excerpt, one) for excerpt, one in zip(excerpts, heard, strict=True)]
+    median, most = np.percentile(np.concatenate(latencies), (50, 95))
+    onsets, with_velocities = f1s(excerpts, [one.estimate for one in heard])
+    losses = offline_f1s - (onsets, with_velocities)
+    seconds = sum(len(excerpt.wave) for excerpt in excerpts) / SAMPLE_RATE
+    values = (
+        onsets,
+        losses[0],
+        with_velocities,
+        losses[1],
+        median,
+        most,
+        seconds / sum(h.computing_secs for h in heard),
+    )
+    sizes = (settings.past_frames, settings.hop_frames, settings.look_ahead_frames)
+    return dict(zip(COLUMNS, (*sizes, *map(float, values)), strict=True))
+
+
+def latencies_of(excerpt: Excerpt, heard: Heard) -> np.ndarray:
+    """Seconds from the reference onset to the event, for each event that is right."""
+    refs, ests = match_onsets(excerpt.reference, heard.estimate, TOLERANCE_SECS).T
+    return heard.emitted_secs[ests] - excerpt.reference[refs, 0]
+
+
+def main(conf: ConfDef) -> None:
+    torch.set_num_threads(1)
+    transcriber, excerpts, rows = Transcriber(conf.SNAPSHOT_INPATH, device="cpu"), load_excerpts(conf), []
+    offline_f1s = offline(transcriber, excerpts)
+    notes = sum(len(excerpt.reference) for excerpt in excerpts)
+    print("{}: {} recordings, {} notes; offline {:.2f} / {:.2f} %".format(
+        transcriber.snapshot.name, len(excerpts), notes, *offline_f1s))  # fmt: skip
+    print("| " + " | ".join(COLUMNS) + " |\n" + "|---:" * len(COLUMNS) + "|", flush=True)
+    for sizes in itertools.product(conf.PAST, conf.HOPS, conf.LOOK_AHEADS):
+        rows.append(measure(transcriber, StreamSettings(*sizes), excerpts, offline_f1s))
+        print(
+            "| {} | {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.3f} | {:.3f} | {:.1f} |".format(*rows[-1].values())
+        )
+        Path(conf.OUT).parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(conf.OUT) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    run(main, ConfDef)
