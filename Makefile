@@ -1,6 +1,9 @@
 # Two targets do everything on a fresh machine: `make demo` and `make test`.
 
 PYTHON ?= python3
+# Where to get PyTorch. For builds without CUDA (0.2 GB instead of several):
+#     make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
 BIN := .venv/bin
 DEMO := out/demo
 SAMPLE := assets/sample
@@ -39,6 +42,10 @@ fuzz: $(BIN)/installed
 
 $(BIN)/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
+	@[ -n "$(TORCH_INDEX)" ] || command -v nvidia-smi > /dev/null || [ "$$(uname -s)" != Linux ] || echo \
+	    "No NVIDIA driver found: TORCH_INDEX=https://download.pytorch.org/whl/cpu would save several gigabytes."
+	if [ -n "$(TORCH_INDEX)" ]; then \
+	    $(BIN)/pip install --quiet --disable-pip-version-check --index-url "$(TORCH_INDEX)" torch torchaudio; fi
 	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@
 
