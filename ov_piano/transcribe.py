@@ -6,6 +6,7 @@
    PLOT=true, NAME.png (spectrogram and notes) are written; each file is complete or not there.
 
     ov-piano transcribe RECORDING … [OUT=folder] [PLOT=true] [KEY=value …]
+    ov-piano transcribe assets/live/prelude_bwv846.ogg PLOT=true
 
 RECORDING is a file (WAV, FLAC, OGG, MP3 … of any rate and number of channels), a folder, or a pattern such
 as 'music/**/*.wav'. AUDIO=one.wav,two.flac names recordings, too. Without an installation the command is

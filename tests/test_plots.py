@@ -16,7 +16,7 @@ from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS
 from ov_piano.plots.evaluation import draw_recordings, draw_search, search_figure, telling
 from ov_piano.plots.learning_curve import History, LearningCurve, draw, smoothed, smoothing_window, thinned
 from ov_piano.plots.recording import OUTCOMES, Transcribed, outcomes, page_count, pages
-from ov_piano.plots.style import mel, new_figure, save, set_mel_axis, set_note_axis
+from ov_piano.plots.style import mel, new_figure, note_range, save, set_mel_axis, set_note_axis, velocity_range
 from ov_piano.settings import Tolerances
 
 
@@ -281,7 +281,10 @@ def test_each_note_is_drawn_once_and_each_frame_at_its_time():
     assert row_1[0].images[0].get_extent()[2:] == pytest.approx([mel(50), mel(8000)])
     assert row_1[1].images[0].get_extent()[2:] == [20.5, 108.5]
     assert (np.ma.getmaskarray(row_1[2].images[0].get_array()) == (its.onset_probs[:, :frames] < 0.1)).all()
-    assert row_1[3].get_ylim() == (45.5, 74.5)
+    assert row_1[3].get_ylim() == (55.5, 68.5)
+    outlines = [row[3].collections[len(OUTCOMES)].get_paths() for row in (row_1, row_2)]
+    assert [len(paths) for paths in outlines] == [2, 3]  # one note sounds in both rows
+    assert outlines[0][0].get_extents().get_points() == pytest.approx(np.array([[0, 59.6], [1, 60.4]]))
     assert figure.get_suptitle() == "title\n1 hit; 0 hit, velocity off; 3 missed; 1 false"
 
 
@@ -301,6 +304,21 @@ def test_no_text_of_a_row_overlaps_another():
         ]
     for box, other in itertools.combinations(boxes, 2):
         assert not box.overlaps(other)
+
+
+def test_notes_and_velocities_are_shown_on_the_range_of_the_data():
+    assert note_range(np.array([40, 60, 65])) == (38, 67)
+    assert note_range(np.array([22, 107])) == (21, 108)
+    assert note_range(np.array([60])) == (54, 66)
+    assert note_range(np.array([])) == (48, 72)
+    assert velocity_range(np.array([40.0, 55, 97])) == (40, 97)
+    assert velocity_range(np.array([64.0, 68])) == (56, 76)
+    assert velocity_range(np.array([])) == (0, 127)
+    its = recording(2)
+    its.onset_probs[:] = 0.05
+    its.onset_probs[30, 5:8], its.velocities[30, 5:8] = 0.9, (30 / 127, 50 / 127, 90 / 127)
+    (figure,) = pages(its, "title")
+    assert panels(figure)[0][2].images[0].get_clim() == pytest.approx((30, 90))
 
 
 def test_best_worst_and_median_without_repeats():

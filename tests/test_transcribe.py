@@ -238,7 +238,7 @@ def test_files_are_whole_or_not_there(tmp_path):
     assert path.read_text() == "after"
 
 
-@pytest.mark.parametrize(("seconds", "axes"), [(20, 4), (1200, 40)])
+@pytest.mark.parametrize(("seconds", "axes"), [(20, 4), (30.5, 4), (1200, 40)])
 def test_picture_of_any_length(seconds, axes):
     class Quiet:
         floor_db, frames = -40.0, int(seconds / 0.024)
@@ -256,6 +256,9 @@ def test_picture_of_any_length(seconds, axes):
         len(part.get_segments()) for ax in figure.axes for part in ax.collections if hasattr(part, "get_segments")
     )
     assert drawn == 2
+    rolls = [ax for ax in figure.axes if ax.get_ylabel() == "note"]
+    assert {ax.get_ylim() for ax in rolls} == {(57.5, 74.5)}  # with two notes more on either side
+    assert {ax.collections[0].get_clim() for ax in rolls} == {(64, 100)}
 
 
 def test_operating_point(tmp_path):

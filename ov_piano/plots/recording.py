@@ -6,12 +6,26 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 
 from ov_piano.constants import LOWEST_NOTE, MEL_FMAX, MEL_FMIN, TOP_DB
 from ov_piano.evaluation.scoring import match_onsets, velocities_are_close
-from ov_piano.plots.style import BLUE, LIGHT, ORANGE, SKY, VERMILION, mel, new_figure, set_mel_axis, set_note_axis
+from ov_piano.plots.style import (
+    BLUE,
+    LIGHT,
+    ORANGE,
+    SKY,
+    VELOCITY_COLOURS,
+    VERMILION,
+    mel,
+    new_figure,
+    note_range,
+    set_mel_axis,
+    set_note_axis,
+    velocity_range,
+)
 from ov_piano.settings import Tolerances
 from ov_piano.transcription.events import MAX_VELOCITY
 
@@ -19,9 +33,7 @@ ROW_SECS = 30  # at most; all rows of a recording are equally long
 ROWS_A_PAGE = 4
 WIDTH, ROW_HEIGHT, HEAD_HEIGHT = 16, 8, 1  # inches
 PANEL_HEIGHTS = (1.4, 1.8, 1.8, 2.6)  # relative
-VELOCITY_TICKS = (0, 32, 64, 96, 127)
-LEAST_RANGE = (48, 72)  # MIDI notes that are always shown: C3 to C5
-MARGIN_NOTES = 2  # shown beyond the lowest and highest note
+OUTLINE = "0.55"  # of true notes
 LEAST_PROB = 0.1  # where onsets are less probable, velocities mean nothing and are not shown
 OUTCOMES = {  # name -> looks of its mark
     "hit": {"marker": "o", "color": BLUE, "s": 16, "zorder": 4},
@@ -121,38 +133,39 @@ def _draw_row(figure: SubFigure, recording: Transcribed, notes: dict, begin: flo
     image.set(cmap="magma", clim=(highest_db - TOP_DB, highest_db))
     image = _draw_map(onsets, probs, (*times, *keys), "onset\nprobability")
     image.set(cmap="Greys", clim=(0, 1))
-    label = f"velocity 0-{MAX_VELOCITY}\n(prob. ≥ {LEAST_PROB:g})"
-    image = _draw_map(velocities, likely_velocities, (*times, *keys), label, VELOCITY_TICKS)
-    image.set(cmap="viridis_r", clim=(0, MAX_VELOCITY))
-    _draw_events(events, notes, begin, end)
+    image = _draw_map(velocities, likely_velocities, (*times, *keys), f"velocity\n(prob. ≥ {LEAST_PROB:g})")
+    all_likely = MAX_VELOCITY * recording.velocities[recording.onset_probs >= LEAST_PROB]
+    image.set(cmap=VELOCITY_COLOURS, clim=velocity_range(all_likely))
+    _draw_events(events, notes, recording.reference, begin, end)
 
     set_mel_axis(spectrum)
     for axes in panels[1:]:
-        set_note_axis(axes, *_note_range(recording))
+        set_note_axis(axes, *note_range(np.concatenate([recording.reference[:, 2], recording.estimate[:, 1]])))
         axes.grid(axis="y", color=LIGHT)
         axes.set_axisbelow(True)
     events.set_xlim(begin, end)
     events.set_xlabel("time (s)")
 
 
-def _draw_map(
-    axes: Axes, values: np.ndarray, extent: tuple, label: str, ticks: tuple[int, ...] | None = None
-) -> AxesImage:
+def _draw_map(axes: Axes, values: np.ndarray, extent: tuple, label: str) -> AxesImage:
     image = axes.imshow(values, origin="lower", aspect="auto", interpolation="nearest", extent=extent)
-    axes.figure.colorbar(image, ax=axes, label=label, ticks=ticks, fraction=0.02, pad=0.01)
+    axes.figure.colorbar(image, ax=axes, label=label, fraction=0.02, pad=0.01)
     return image
 
 
-def _draw_events(axes: Axes, notes: dict[str, np.ndarray], begin: float, end: float) -> None:
+def _draw_truth(axes: Axes, reference: np.ndarray) -> None:
+    """True notes (n, 4) as outlines from onset to offset."""
+    onset, offset, note, _ = reference.T
+    low, high = note - 0.4, note + 0.4
+    corners = [onset, low], [onset, high], [offset, high], [offset, low]
+    boxes = np.moveaxis(np.array(corners), 2, 0)  # (n, 4 corners, 2)
+    axes.add_collection(PolyCollection(boxes, facecolor="none", edgecolor=OUTLINE, linewidth=0.8, label="true note"))
+
+
+def _draw_events(axes: Axes, notes: dict[str, np.ndarray], reference: np.ndarray, begin: float, end: float) -> None:
     for name, looks in OUTCOMES.items():
         onset, note = notes[name].T
         shown = (onset >= begin) & (onset < end)
         axes.scatter(onset[shown], note[shown], label=name, **looks)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)
-
-
-def _note_range(recording: Transcribed) -> tuple[int, int]:
-    """Lowest and highest MIDI note to show."""
-    notes = np.concatenate([recording.reference[:, 2], recording.estimate[:, 1], LEAST_RANGE])
-    lowest, highest = int(notes.min()) - MARGIN_NOTES, int(notes.max()) + MARGIN_NOTES
-    return max(lowest, LOWEST_NOTE), min(highest, LOWEST_NOTE + len(recording.onset_probs) - 1)
+    _draw_truth(axes, reference[(reference[:, 0] < end) & (reference[:, 1] > begin)])
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, frameon=False)

@@ -10,31 +10,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from ov_piano.atomic import written_whole
 from ov_piano.constants import HIGHEST_NOTE, LOWEST_NOTE
+from ov_piano.transcription.events import MAX_VELOCITY
 
 BLUE, SKY, GREEN, ORANGE, VERMILION = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00"
 DARK, LIGHT = "0.25", "0.88"
+VELOCITY_COLOURS = ListedColormap(matplotlib.colormaps["viridis_r"](np.linspace(0.08, 1, 256)))  # dark is loud
+LEAST_VELOCITY_RANGE = 20  # between the lightest and the darkest colour
+EMPTY_RANGE = (48, 72)  # MIDI notes to show where nothing is played: C3 to C5
 TICKS_HZ = (200, 500, 1000, 2000, 4000, 8000)
 
 log = logging.getLogger(__name__)
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches that needs no display and no global state."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def new_figure(width: float, height: float, dpi: int = 100) -> Figure:
+    """An empty figure, measured in inches, that needs no display and no global state."""
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def save(figure: Figure, path: str | Path, dpi: int = 100) -> None:
+def save(figure: Figure, path: str | Path) -> None:
     """Write ``figure`` as PNG; ``path`` is complete or as it was before."""
     with written_whole(path) as partial:
-        figure.savefig(partial, dpi=dpi)
+        figure.savefig(partial)
 
 
 @contextmanager
@@ -52,6 +59,23 @@ def set_note_axis(axes: Axes, lowest: int = LOWEST_NOTE, highest: int = HIGHEST_
     axes.set_yticks(cs, [f"C{note // 12 - 1}" for note in cs])
     axes.set_ylim(lowest - 0.5, highest + 0.5)
     axes.set_ylabel("note")
+
+
+def note_range(notes: np.ndarray, margin: int = 2) -> tuple[int, int]:
+    """Lowest and highest MIDI note to show: those of ``notes`` with a margin, an octave at least."""
+    if not len(notes):
+        return EMPTY_RANGE
+    low, high = int(notes.min()) - margin, int(notes.max()) + margin
+    missing = max(0, 12 - (high - low))
+    low, high = low - missing // 2, high + missing - missing // 2
+    return max(low, LOWEST_NOTE), min(high, HIGHEST_NOTE)
+
+
+def velocity_range(velocities: np.ndarray) -> tuple[float, float]:
+    """The velocities of the lightest and the darkest colour: those that occur, or a little more."""
+    low, high = (velocities.min(), velocities.max()) if len(velocities) else (0, MAX_VELOCITY)
+    missing = max(0, LEAST_VELOCITY_RANGE - (high - low))
+    return low - missing / 2, high + missing / 2
 
 
 def set_mel_axis(axes: Axes) -> None:

@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,33 +9,43 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch.nn.functional import adaptive_max_pool1d
 
-from ov_piano.constants import FRAME_SECS, HIGHEST_NOTE, LOWEST_NOTE, MEL_FMAX, MEL_FMIN, TOP_DB
-from ov_piano.plots.style import mel, new_figure, set_mel_axis, set_note_axis
+from ov_piano.constants import FRAME_SECS, MEL_FMAX, MEL_FMIN, TOP_DB
+from ov_piano.plots.style import (
+    VELOCITY_COLOURS,
+    mel,
+    new_figure,
+    note_range,
+    set_mel_axis,
+    set_note_axis,
+    velocity_range,
+)
 from ov_piano.transcription.midi_writer import to_notes
 from ov_piano.transcription.stream import SpooledLogMel
 
-ROW_SECS = 30  # up to MOST_ROWS rows; then rows grow longer
+ROW_SECS, SPARE_SECS = 30, 1  # a row, and how much longer it may be; beyond MOST_ROWS rows all grow longer
 MOST_ROWS = 10
-WIDTH, ROW_HEIGHT, FRAME_HEIGHT = 14, 3.6, 1.1  # inches
+WIDTH, ROW_HEIGHT, FRAME_HEIGHT, DPI = 9.5, 3.8, 0.6, 150  # inches; few of them, so that the type is large
+PANEL_HEIGHTS = (1, 1.4)  # relative: spectrogram, notes
 COLUMNS = 1500  # pixels of a row's spectrogram
-VELOCITY_COLOURS = matplotlib.colormaps["viridis_r"]  # dark is loud; colour-blind-safe
 
 
 def plot_transcription(logmel: SpooledLogMel, events: pd.DataFrame, note_secs: float, title: str) -> Figure:
     """The picture of one recording of any length; events as `detect_events` gives them."""
-    rows = min(MOST_ROWS, max(1, math.ceil(logmel.seconds / ROW_SECS)))
+    rows = min(MOST_ROWS, max(1, math.ceil((logmel.seconds - SPARE_SECS) / ROW_SECS)))
     row_secs = max(logmel.seconds / rows, 1.0)
-    figure = new_figure(WIDTH, ROW_HEIGHT * rows + FRAME_HEIGHT)
-    axes = figure.subplots(2 * rows, 1, squeeze=False)[:, 0]
+    figure = new_figure(WIDTH, ROW_HEIGHT * rows + FRAME_HEIGHT, DPI)
+    axes = figure.subplots(2 * rows, 1, squeeze=False, height_ratios=PANEL_HEIGHTS * rows)[:, 0]
     notes = to_notes(events, note_secs)
+    colours = velocity_range(notes[:, 3])
     for row in range(rows):
         begin, end = row * row_secs, (row + 1) * row_secs
         spectrum, roll = axes[2 * row], axes[2 * row + 1]
         image = _draw_logmel(spectrum, logmel, begin, end)
-        lines = _draw_notes(roll, notes[(notes[:, 0] < end) & (notes[:, 1] > begin)])
-        for part, colours, label in ((spectrum, image, "level (dB)"), (roll, lines, "velocity")):
+        lines = _draw_notes(roll, notes[(notes[:, 0] < end) & (notes[:, 1] > begin)], colours)
+        set_note_axis(roll, *note_range(notes[:, 2]))
+        for part, mapped, label in ((spectrum, image, "level (dB)"), (roll, lines, "velocity")):
             part.set_xlim(begin, end)
-            figure.colorbar(colours, ax=part, label=label, fraction=0.02, pad=0.01)
+            figure.colorbar(mapped, ax=part, label=label, fraction=0.03, pad=0.01)
         spectrum.tick_params(labelbottom=False)
     axes[-1].set_xlabel("time (s)")
     figure.suptitle(f"{title}: {len(events)} notes in {logmel.seconds:.0f} s", fontsize="medium", parse_math=False)
@@ -61,15 +70,16 @@ def _draw_logmel(axes: Axes, logmel: SpooledLogMel, begin_secs: float, end_secs:
     return image
 
 
-def _draw_notes(axes: Axes, notes: np.ndarray) -> LineCollection:
-    """Notes (n, 4) as horizontal lines with a mark at the onset."""
+def _draw_notes(axes: Axes, notes: np.ndarray, colours: tuple[float, float]) -> LineCollection:
+    """Notes (n, 4) as horizontal bars with a mark at the onset; ``colours`` as `velocity_range` gives them."""
     onset, offset, note, velocity = notes.T
     segments = np.stack([np.stack([onset, note], 1), np.stack([offset, note], 1)], 1)  # (n, 2 ends, 2)
-    lines = LineCollection(segments, array=velocity, cmap=VELOCITY_COLOURS, clim=(0, 127), linewidths=2.2)
+    lines = LineCollection(
+        segments, array=velocity, cmap=VELOCITY_COLOURS, clim=colours, linewidths=3.2, capstyle="butt"
+    )
     axes.add_collection(lines)
-    axes.scatter(onset, note, s=7, c=velocity, cmap=VELOCITY_COLOURS, vmin=0, vmax=127, zorder=3)
-    axes.set_facecolor("0.95")
-    set_note_axis(axes, LOWEST_NOTE - 2, HIGHEST_NOTE + 2)
-    axes.grid(axis="y", color="white")
+    axes.scatter(onset, note, s=16, c=velocity, cmap=VELOCITY_COLOURS, vmin=colours[0], vmax=colours[1], zorder=3)
+    axes.set_facecolor("0.96")
+    axes.grid(axis="y", color="0.85")
     axes.set_axisbelow(True)
     return lines
