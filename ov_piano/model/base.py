@@ -7,6 +7,12 @@ import torch
 from torch import Tensor, nn
 
 
+def check_logmel(logmel: Tensor, bins: int) -> None:
+    """:raises ValueError: not of shape (b, ``bins``, t) with two frames or more"""
+    if logmel.ndim != 3 or logmel.shape[1] != bins or logmel.shape[2] < 2:
+        raise ValueError(f"log-mel: expected shape (b, {bins}, 2 or more), found {tuple(logmel.shape)}")
+
+
 class OnsetVelocityBase(nn.Module):
     """Fully convolutional onset and velocity detector; the output has one frame less than the input.
 
@@ -38,8 +44,7 @@ class OnsetVelocityBase(nn.Module):
             logits (b, keys, t-1)
         :raises ValueError: unexpected shape
         """
-        if logmel.ndim != 3 or logmel.shape[1] != self.in_bins or logmel.shape[2] < 2:
-            raise ValueError(f"log-mel: expected shape (b, {self.in_bins}, 2 or more), found {tuple(logmel.shape)}")
+        check_logmel(logmel, self.in_bins)
         with nullcontext() if trainable_onsets else torch.no_grad():
             features, onset_stages = self._onsets(logmel)
         velocities = torch.cat([features, onset_stages[-1]], dim=1)  # (b, c+1, keys, t-1)

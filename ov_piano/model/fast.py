@@ -1,24 +1,42 @@
 """A trained network rearranged for fast inference.
 
-:func:`optimize_for_inference` reads the weights of a given network; the result computes the same
-logits. Batch norms become factors of weights or of the pass that follows a convolution, convolutions run in
-``sparse_conv.cpp`` (two thirds of the time) or as matrix products with Winograd's saving along time. Where the
-C++ source cannot be compiled, and on other devices than the CPU, the network itself is used.
+:func:`optimize_for_inference` reads the weights of a given network; the result computes the same logits. Batch norms
+become factors of weights or of the pass that follows a convolution, convolutions run in ``sparse_conv.cpp`` (two
+thirds of the time) or as matrix products with Winograd's saving along time. Where the C++ source cannot be compiled, on
+other devices than the CPU, and for networks that the kernels do not know, the network itself is used.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ov_piano.model.base import OnsetVelocityBase
-from ov_piano.model.incremental import Parts, Step, plain_parts, reach
+from ov_piano.model import incremental
+from ov_piano.model.base import OnsetVelocityBase, check_logmel
+from ov_piano.model.incremental import Parts, plain_parts, reach
 from ov_piano.model.kernels import sparse_conv, winograd
-from ov_piano.model.kernels.sparse_conv import POINTWISE, Branch
+from ov_piano.model.kernels.plan import (
+    CollapseKeys,
+    ContextAware,
+    Dropout,
+    FrequencyMap,
+    Norm,
+    Plan,
+    Pointwise,
+    SmallConv,
+    Step,
+    ToKeys,
+    UnsupportedNetworkError,
+    plan_network,
+    warn_once,
+)
 from ov_piano.model.kernels.winograd import time_conv_leaky_relu, transform_weight
-from ov_piano.model.layers import ChannelsToKeys, ContextAwareModule, FrequencyToKeys, SubSpectralNorm, in_turn
+from ov_piano.model.layers import SubSpectralNorm
+
+CHECKED_FRAMES = 40  # more than FEW_FRAMES
+LARGEST_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.2}  # of the logits, relative, in the check at the start
 
 
 def optimize_for_inference(model: OnsetVelocityBase, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -28,10 +46,28 @@ def optimize_for_inference(model: OnsetVelocityBase, dtype: torch.dtype = torch.
 
     :param dtype: float32, or bfloat16 for matrix products (in the network itself: what autocast deems safe)
     """
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    if on_cpu and sparse_conv.available() and winograd.available():
-        return FastNet(model, dtype)
-    return LastStage(model, dtype)
+    plain = LastStage(model, dtype)
+    on_cpu = next(model.parameters()).device.type == "cpu"  # asked first: elsewhere nothing needs to be compiled
+    if not (on_cpu and sparse_conv.available() and winograd.available()):
+        return plain
+    try:
+        fast = FastNet(plan_network(plain.model), model.in_bins, dtype)
+        _check_equal(fast, plain, model.in_bins, dtype)
+    except UnsupportedNetworkError as reason:
+        warn_once(str(reason))
+        return plain
+    return fast
+
+
+def _check_equal(fast: nn.Module, plain: nn.Module, bins: int, dtype: torch.dtype) -> None:
+    """Compare both on random input: the code of a layer may have been changed, or the compiler may be wrong.
+
+    :raises UnsupportedNetworkError: they differ
+    """
+    logmel = torch.randn(1, bins, CHECKED_FRAMES, generator=torch.Generator().manual_seed(0)) * 20 - 40
+    for found, expected in zip(fast(logmel), plain(logmel), strict=True):
+        if not (found - expected).norm() <= LARGEST_ERROR[dtype] * expected.norm() + 1e-4:
+            raise UnsupportedNetworkError("their logits for random input differ from those of the network")
 
 
 class LastStage(nn.Module):
@@ -54,21 +90,22 @@ FEW_FRAMES = 32  # up to here reading the weights takes longest, and Winograd's 
 
 
 class FastNet(nn.Module):
-    """The network's parts as sequences of steps."""
+    """The network's parts as sequences of prepared steps."""
 
-    def __init__(self, model: OnsetVelocityBase, dtype: torch.dtype):
+    def __init__(self, plan: Plan, in_bins: int, dtype: torch.dtype):
         super().__init__()
+        self.in_bins = in_bins
         with torch.no_grad():
-            keys = model.stem[6].keys
             self.parts = Parts(
-                _steps(nn.Sequential(model.specnorm, model.stem), model.in_bins, dtype),
-                [_steps(stage, keys, dtype) for stage in model.onset_stages],
-                _steps(model.velocity_stage, keys, dtype),
+                _prepare(plan.stem, dtype),
+                [_prepare(stage, dtype) for stage in plan.onset_stages],
+                _prepare(plan.velocity_stage, dtype),
             )
 
     @torch.inference_mode()
     def forward(self, logmel: Tensor) -> tuple[Tensor, Tensor]:
         """log-mel (b, mels, t) in dB -> onset and velocity logits, (b, keys, t-1) each."""
+        check_logmel(logmel, self.in_bins)
         x = torch.stack([logmel[:, :, 1:], logmel.diff(dim=2)], dim=1)  # (b, 2, mels, t-1)
         features = _run(self.parts.stem, x)  # (b, c, keys, t-1)
         onsets = sum(_run(stage, features) for stage in self.parts.onset_stages)  # (b, 1, keys, t-1)
@@ -76,48 +113,43 @@ class FastNet(nn.Module):
         return onsets.squeeze(1), velocities.squeeze(1)
 
 
-LocalStep = Callable[[Tensor], Tensor]  # looks no more than HALO frames ahead or back
+LocalFunction = Callable[[Tensor], Tensor]  # looks no more than HALO frames ahead or back
 
 
-def _run(steps: list[Step], x: Tensor) -> Tensor:
+def _run(prepared: Sequence[incremental.Step], x: Tensor) -> Tensor:
     mean = None
-    for step in steps:
+    for step in prepared:
         x, mean = step.run(x, mean)
     return x
 
 
-def _steps(module: nn.Module, bins: int, dtype: torch.dtype) -> list[Step]:
-    """Steps for the layers of ``module``, whose input has ``bins`` rows; layers that belong together become one."""
-    layers = [layer for layer in in_turn(module) if not isinstance(layer, nn.Dropout)]
-    steps, local_steps, local_reach = [], [], 0
-    while layers:
-        layer = layers.pop(0)
-        if isinstance(layer, SubSpectralNorm):
-            local_steps.append(_sub_spectral_norm(layer, bins))
-            continue
-        if isinstance(layer, ChannelsToKeys):
-            local_steps.append(layer)
-            bins = layers[0].bn.num_features if layers else 1
-            continue
-        norm = layers.pop(0) if layers and isinstance(layers[0], nn.BatchNorm2d | SubSpectralNorm) else None
-        slope = layers.pop(0).negative_slope if layers and isinstance(layers[0], nn.LeakyReLU) else None
-        if isinstance(layer, FrequencyToKeys):
-            local_steps.append(_frequency_to_keys(layer, norm, slope, dtype))
-        elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (bins, 3):
-            local_steps.append(_collapse_keys(layer, norm, slope, dtype))
-            bins, local_reach = 1, reach(layer)
-        elif isinstance(layer, nn.Conv2d) and bins == 1:
-            local_steps.append(_pointwise(layer, norm, slope, dtype))
-        else:
-            steps += [_in_pieces(local_steps, local_reach)] if local_steps else []
-            local_steps, local_reach = [], 0
-            convolve = _context_aware if isinstance(layer, ContextAwareModule) else _small_conv
-            steps.append(Step(convolve(layer, norm, slope, bins), reach(layer), isinstance(layer, ContextAwareModule)))
-    return steps + ([_in_pieces(local_steps, local_reach)] if local_steps else [])
+def _prepare(steps: list[Step], dtype: torch.dtype) -> list[incremental.Step]:
+    """What computes the steps of a part in eval mode."""
+    prepared, local, local_reach = [], [], 0
+    for step in steps:
+        match step:
+            case ContextAware() | SmallConv():
+                prepared += [_in_pieces(local, local_reach)] if local else []
+                local, local_reach = [], 0
+                prepared.append(_context_aware(step) if isinstance(step, ContextAware) else _small_conv(step))
+            case Norm(layer):
+                local.append(_norm(layer))
+            case FrequencyMap():
+                local.append(_frequency_map(step, dtype))
+            case CollapseKeys():
+                local.append(_collapse_keys(step, dtype))
+                local_reach += reach(step.conv)
+            case Pointwise():
+                local.append(_pointwise(step, dtype))
+            case ToKeys(layer):
+                local.append(layer)
+            case Dropout():
+                pass
+    return prepared + ([_in_pieces(local, local_reach)] if local else [])
 
 
-def _in_pieces(local_steps: list[LocalStep], frames: int) -> Step:
-    """The steps one after the other for pieces that the processor's cache holds, ``frames``: their reach together."""
+def _in_pieces(local: list[LocalFunction], frames: int) -> incremental.Step:
+    """The functions one after the other for pieces that the processor's cache holds; ``frames``: their joint reach."""
 
     def run(x: Tensor, mean: Tensor | None) -> tuple[Tensor, None]:
         t = x.shape[-1]
@@ -125,12 +157,12 @@ def _in_pieces(local_steps: list[LocalStep], frames: int) -> Step:
         for begin in range(0, t, PIECE):
             end, low = min(begin + PIECE, t), max(0, begin - HALO)
             piece = x[..., low : end + HALO]
-            for local_step in local_steps:
-                piece = local_step(piece)
+            for local_function in local:
+                piece = local_function(piece)
             pieces.append(piece[..., begin - low : end - low])
         return torch.cat(pieces, dim=-1), None
 
-    return Step(run, frames)
+    return incremental.Step(run, frames)
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -139,73 +171,74 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale, norm.bias - norm.running_mean * scale
 
 
-def _bin_table(norm: SubSpectralNorm | nn.BatchNorm2d, bins: int) -> Tensor:
-    """Scale and shift for each channel and bin, (c, bins, 2)."""
-    own = isinstance(norm, SubSpectralNorm)
-    columns = [x.view(-1, bins) if own else x[:, None].expand(-1, bins) for x in _affine(norm.bn if own else norm)]
+def _bin_table(norm: SubSpectralNorm | nn.BatchNorm2d, channels: int) -> Tensor:
+    """Scale and shift for each channel and bin, (c, bins, 2); one bin where they are the same for all."""
+    columns = [x.view(channels, -1) for x in _affine(norm.bn if isinstance(norm, SubSpectralNorm) else norm)]
     return torch.stack(columns, dim=2).contiguous()
 
 
-def _context_aware(module: ContextAwareModule, norm: nn.Module, slope: float, bins: int) -> Step:
-    convs = [hdc[0] for hdc in module.hdcs]
-    branches = (*(Branch(*conv.kernel_size, conv.dilation[1]) for conv in convs), *[POINTWISE] * len(convs))
-    inner_norms = [*(hdc[1] for hdc in module.hdcs), module.skip[1]]
-    scale, shifts = (torch.cat(x) for x in zip(*map(_affine, inner_norms), strict=True))
-    weights = [conv.weight for conv in convs] + list(module.skip[0].weight.chunk(len(convs)))
+def _context_aware(step: ContextAware) -> incremental.Step:
+    branches = tuple(step.branches)
+    scale, shifts = (torch.cat(x) for x in zip(*map(_affine, step.inner_norms), strict=True))
+    weights = step.weights
     weights = [w * s[:, None, None, None] for w, s in zip(weights, scale.split(len(weights[0])), strict=True)]
-    plan = sparse_conv.forward_plan(convs[0].in_channels, branches)
-    packed, scales, gates = (
-        sparse_conv.forward_weights(branches, weights),
-        _bin_table(norm, bins),
-        deepcopy(module.se.fc),
-    )
+    plan = sparse_conv.forward_plan(weights[0].shape[1], branches)
+    packed, gates = sparse_conv.forward_weights(branches, weights), deepcopy(step.module.se.fc).eval()
+    scales, slope = _bin_table(step.norm, len(scale) // 2), step.slope
 
-    def step(x: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor]:
+    def run(x: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor]:
         mean = x.mean(dim=(2, 3)) if mean is None else mean
-        return sparse_conv.convolve_and_finish(x, plan, packed, shifts, gates(mean), scales, slope)
+        bins = scales.expand(-1, x.shape[2], -1)
+        return sparse_conv.convolve_and_finish(x, plan, packed, shifts, gates(mean), bins, slope)
 
-    return step
-
-
-def _small_conv(conv: nn.Conv2d, norm: nn.Module, slope: float, bins: int) -> Step:
-    weights = conv.weight.split(4 if conv.out_channels % 4 == 0 else 3)
-    branches = (Branch(*conv.kernel_size),) * len(weights)
-    plan, packed = sparse_conv.forward_plan(conv.in_channels, branches), sparse_conv.forward_weights(branches, weights)
-    scales, no_shifts = _bin_table(norm, bins), torch.zeros(conv.out_channels)
-    return lambda x, mean: sparse_conv.convolve_and_finish(x, plan, packed, no_shifts, None, scales, slope)
+    return incremental.Step(run, reach(step.module), gated=True)
 
 
-def _frequency_to_keys(module: FrequencyToKeys, norm: nn.BatchNorm2d, slope: float, dtype: torch.dtype) -> LocalStep:
-    scale, shift = _affine(norm)
-    weight = module.conv.weight.reshape(module.channels, module.keys, -1) * scale[:, None, None]  # (c, keys, bins)
-    weight, shift = weight.to(dtype), shift[:, None, None]
+def _small_conv(step: SmallConv) -> incremental.Step:
+    conv, slope, branches = step.conv, step.slope, tuple(step.branches)
+    plan = sparse_conv.forward_plan(conv.in_channels, branches)
+    packed = sparse_conv.forward_weights(branches, step.weights)
+    scales, no_shifts = _bin_table(step.norm, conv.out_channels), torch.zeros(conv.out_channels)
+
+    def run(x: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor]:
+        bins = scales.expand(-1, x.shape[2], -1)
+        return sparse_conv.convolve_and_finish(x, plan, packed, no_shifts, None, bins, slope)
+
+    return incremental.Step(run, reach(conv))
+
+
+def _frequency_map(step: FrequencyMap, dtype: torch.dtype) -> LocalFunction:
+    scale, shift = _affine(step.norm)
+    weight, shift, slope = (step.weight * scale[:, None, None]).to(dtype), shift[:, None, None], step.slope
     return lambda x: functional.leaky_relu_((weight @ x.to(dtype)).float().add_(shift), slope)
 
 
-def _sub_spectral_norm(norm: SubSpectralNorm, bins: int) -> LocalStep:
-    scale, shift = _bin_table(norm, bins)[:, :, None].unbind(dim=3)  # (c, bins, 1) each
-    return lambda x: torch.addcmul(shift, scale, x)
+def _norm(norm: SubSpectralNorm | nn.BatchNorm2d) -> LocalFunction:
+    scale, shift = _affine(norm.bn if isinstance(norm, SubSpectralNorm) else norm)
+    return lambda x: torch.addcmul(shift.view(x.shape[1], -1, 1), scale.view(x.shape[1], -1, 1), x)
 
 
-def _pointwise(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, slope: float | None, dtype: torch.dtype) -> LocalStep:
-    """A matrix product for each frame: (b, c_in, f, t) -> (b, c_out, f, t)."""
-    scale, shift = (torch.ones(conv.out_channels), conv.bias.clone()) if norm is None else _affine(norm)
+def _pointwise(step: Pointwise, dtype: torch.dtype) -> LocalFunction:
+    """A matrix product for each frame: (b, c_in, 1, t) -> (b, c_out, 1, t)."""
+    conv, slope = step.conv, step.slope
+    is_last = step.norm is None
+    scale, shift = (torch.ones(conv.out_channels), conv.bias.clone()) if is_last else _affine(step.norm)
     weight, shift = (conv.weight.flatten(1) * scale[:, None]).to(dtype), shift[:, None]  # (c_out, c_in)
 
-    def step(x: Tensor) -> Tensor:
+    def function(x: Tensor) -> Tensor:
         y = (weight @ x.flatten(2).to(dtype)).float().add_(shift).unflatten(2, x.shape[2:])
-        return y if slope is None else functional.leaky_relu_(y, slope)
+        return y if is_last else functional.leaky_relu_(y, slope)
 
-    return step
+    return function
 
 
-def _collapse_keys(conv: nn.Conv2d, norm: nn.BatchNorm2d, slope: float, dtype: torch.dtype) -> LocalStep:
+def _collapse_keys(step: CollapseKeys, dtype: torch.dtype) -> LocalFunction:
     """(b, c, keys, t) -> (b, c_out, 1, t): c * keys channels along time."""
-    scale, shift = _affine(norm)
-    taps = conv.weight.flatten(1, 2) * scale[:, None, None]  # (c_out, c * keys, 3)
+    scale, shift = _affine(step.norm)
+    taps, slope = step.conv.weight.flatten(1, 2) * scale[:, None, None], step.slope  # (c_out, c * keys, 3)
     weight, direct = transform_weight(taps).to(dtype), taps.permute(0, 2, 1).flatten(1).contiguous().to(dtype)
 
-    def step(x: Tensor) -> Tensor:
+    def function(x: Tensor) -> Tensor:
         x = x.flatten(1, 2)
         if x.shape[-1] > FEW_FRAMES:
             return time_conv_leaky_relu(x, weight, shift, slope).unsqueeze(2)
@@ -213,4 +246,4 @@ def _collapse_keys(conv: nn.Conv2d, norm: nn.BatchNorm2d, slope: float, dtype: t
         y = (direct @ torch.cat([before, x, after], dim=1).to(dtype)).float().add_(shift[:, None])
         return functional.leaky_relu_(y, slope).unsqueeze(2)
 
-    return step
+    return function

@@ -1,8 +1,11 @@
 """The network's forward pass in training, arranged for the CPU: same parameters, statistics and gradients.
 
-:func:`fast_forward` walks through a given network and replaces the operations that PyTorch's
-operators are slow at. Where the C++ sources cannot be compiled, it is the plain forward pass.
+:func:`fast_forward` walks through a given network and replaces the operations that PyTorch's operators are slow at.
+Where the C++ sources cannot be compiled, and for networks that the kernels do not know, it is the plain forward pass.
 """
+
+import copy
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -10,52 +13,109 @@ from torch import Tensor, nn
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.kernels import gated_norm, sparse_conv, winograd
 from ov_piano.model.kernels.native import library
-from ov_piano.model.kernels.sparse_conv import POINTWISE, Branch
+from ov_piano.model.kernels.plan import (
+    CollapseKeys,
+    ContextAware,
+    Dropout,
+    FrequencyMap,
+    Norm,
+    Plan,
+    Pointwise,
+    SmallConv,
+    Step,
+    ToKeys,
+    UnsupportedNetworkError,
+    plan_network,
+    warn_once,
+)
 from ov_piano.model.kernels.winograd import time_conv, transform_weight
-from ov_piano.model.layers import ContextAwareModule, FrequencyToKeys, SubSpectralNorm, in_turn
+from ov_piano.model.layers import SubSpectralNorm
 
+CHECKED_FRAMES = 10
+LARGEST_ERRORS = (1e-3, 0.2)  # of logits and gradients, relative; gradients jump where a ReLU is about at zero
 
-def is_fast(model: OnsetVelocityBase, logmel: Tensor) -> bool:
-    """Whether :func:`fast_forward` is more than the plain forward pass."""
-    if logmel.device.type != "cpu" or not model.training or model.onsets_frozen:
-        return False
-    plain_norms = not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-    return plain_norms and all(library(kernel.SOURCE) is not None for kernel in (sparse_conv, gated_norm, winograd))
+_checked: WeakKeyDictionary[OnsetVelocityBase, bool] = WeakKeyDictionary()
 
 
 def fast_forward(model: OnsetVelocityBase, logmel: Tensor) -> tuple[list[Tensor], Tensor]:
     """As ``model(logmel)``: (b, mels, t) in dB -> each stage's onset logits and velocity logits (b, keys, t-1)."""
-    if not is_fast(model, logmel):
-        return model(logmel)
+    plan = _plan(model, logmel)
+    return model(logmel) if plan is None else _forward(plan, logmel)
+
+
+def _plan(model: OnsetVelocityBase, logmel: Tensor) -> Plan | None:
+    """What the kernels are to compute, None for the plain forward pass."""
+    if logmel.device.type != "cpu" or not model.training or model.onsets_frozen:
+        return None
+    usual_input = logmel.ndim == 3 and logmel.shape[1] == model.in_bins and logmel.dtype == torch.float32
+    several_values = usual_input and len(logmel) * (logmel.shape[2] - 1) > 1  # of each channel, for their statistics
+    if not (
+        several_values and all(library(kernel.SOURCE) is not None for kernel in (sparse_conv, gated_norm, winograd))
+    ):
+        return None
+    try:
+        plan = plan_network(model, training=True)  # at each step: it takes milliseconds, and layers may have changed
+    except UnsupportedNetworkError as reason:
+        warn_once(str(reason))
+        return None
+    if model not in _checked:
+        _checked[model] = _is_equal(model)
+    return plan if _checked[model] else None
+
+
+def _is_equal(model: OnsetVelocityBase) -> bool:
+    """Compare both passes on random input: the code of a layer may have been changed, or the compiler may be wrong."""
+    generator = torch.Generator().manual_seed(0)
+    logmel = torch.randn(1, model.in_bins, CHECKED_FRAMES, generator=generator) * 20 - 40
+    results = []
+    for fast in (False, True):
+        copied = copy.deepcopy(model).requires_grad_(True)
+        for layer in copied.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0
+        with torch.enable_grad(), torch.autocast("cpu", enabled=False):
+            forward = _forward(plan_network(copied, training=True), logmel) if fast else copied(logmel)
+            logits = torch.stack([*forward[0], forward[1]])
+            parameters = list(copied.parameters())
+            parts = torch.autograd.grad((logits - 1).square().mean(), parameters, materialize_grads=True)
+        results.append((logits.detach(), torch.cat([part.flatten() for part in parts])))
+    for found, expected, largest in zip(*reversed(results), LARGEST_ERRORS, strict=True):
+        if not (found - expected).norm() <= largest * expected.norm():
+            warn_once("their results for random input differ from those of the network in training")
+            return False
+    return True
+
+
+def _forward(plan: Plan, logmel: Tensor) -> tuple[list[Tensor], Tensor]:
     x = torch.stack([logmel[:, :, 1:], logmel.diff(dim=2)], dim=1)  # (b, 2, mels, t-1)
-    features = _run(model.stem, model.specnorm(x))  # (b, c, keys, t-1)
-    first, *refiners = model.onset_stages
+    features = _run(plan.stem, x)  # (b, c, keys, t-1)
+    first, *refiners = plan.onset_stages
     onset_stages = [_run(first, features)]  # (b, 1, keys, t-1)
     for refine in refiners:
         onset_stages.append(onset_stages[-1] + _run(refine, features))
-    velocities = _run(model.velocity_stage, torch.cat([features, onset_stages[-1]], dim=1))
+    velocities = _run(plan.velocity_stage, torch.cat([features, onset_stages[-1]], dim=1))
     return [onsets.squeeze(1) for onsets in onset_stages], velocities.squeeze(1)
 
 
-def _run(module: nn.Module, x: Tensor) -> Tensor:
-    """The layers in turn, where context-aware modules and norms come together with the leaky ReLU after them."""
-    layers = list(in_turn(module))
+def _run(steps: list[Step], x: Tensor) -> Tensor:
     mean = None  # of x over f and t, where it is known
-    while layers:
-        layer = layers.pop(0)
-        if isinstance(layer, ContextAwareModule):
-            norm, leaky_relu = layers.pop(0), layers.pop(0)
-            x, mean = _context_aware(layer, x, mean, norm, leaky_relu)
-        elif isinstance(layer, SubSpectralNorm | nn.BatchNorm2d) and layers and isinstance(layers[0], nn.LeakyReLU):
-            x, mean = gated_norm.norm_leaky_relu(x, _batch_norm(layer), layers.pop(0).negative_slope)
-        elif isinstance(layer, nn.Conv2d) and layer.kernel_size in ((1, 1), (3, 3)) and x.shape[2] > 1:
-            x = _small_conv(layer, x)
-        elif isinstance(layer, FrequencyToKeys):
-            x = _frequency_to_keys(layer, x)
-        elif isinstance(layer, nn.Conv2d) and layer.kernel_size == (x.shape[2], 3):
-            x = _collapse_keys(layer, x)
-        else:
-            x = layer(x)
+    for step in steps:
+        match step:
+            case Norm(layer) | Dropout(layer) | ToKeys(layer):
+                x, mean = layer(x), None
+            case ContextAware():
+                x, mean = _context_aware(step, x, x.mean(dim=(2, 3)) if mean is None else mean)
+            case SmallConv(_, norm, slope):
+                y = sparse_conv.sparse_conv(x, step.branches, step.weights)
+                x, mean = gated_norm.norm_leaky_relu(y, _batch_norm(norm), slope)
+            case FrequencyMap(_, norm, slope):
+                x, mean = gated_norm.norm_leaky_relu(step.weight @ x, _batch_norm(norm), slope)
+            case CollapseKeys(conv, norm, slope):
+                x, mean = gated_norm.norm_leaky_relu(_collapse_keys(conv, x), _batch_norm(norm), slope)
+            case Pointwise(conv, None):
+                x, mean = conv(x), None
+            case Pointwise(conv, norm, slope):
+                x, mean = gated_norm.norm_leaky_relu(conv(x), _batch_norm(norm), slope)
     return x
 
 
@@ -63,30 +123,13 @@ def _batch_norm(norm: SubSpectralNorm | nn.BatchNorm2d) -> nn.BatchNorm2d:
     return norm.bn if isinstance(norm, SubSpectralNorm) else norm
 
 
-def _context_aware(
-    module: ContextAwareModule, x: Tensor, mean: Tensor, norm: nn.Module, leaky_relu: nn.LeakyReLU
-) -> tuple[Tensor, Tensor]:
-    """The module, ``norm`` and ``leaky_relu``: all convolutions in one go, the rest in another."""
-    convs = [hdc[0] for hdc in module.hdcs]
-    branches = [Branch(*conv.kernel_size, conv.dilation[1]) for conv in convs] + [POINTWISE] * len(convs)
-    weights = [conv.weight for conv in convs] + list(module.skip[0].weight.chunk(len(convs)))
-    maps = sparse_conv.sparse_conv(x, branches, weights)  # (b, 2 * n * channels, f, t)
-    inner_norms = [hdc[1] for hdc in module.hdcs] + [module.skip[1]]
-    gates = module.se.fc(mean)  # (b, n * channels)
-    return gated_norm.gated_norm_leaky_relu(maps, gates, inner_norms, _batch_norm(norm), leaky_relu.negative_slope)
+def _context_aware(step: ContextAware, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """All convolutions in one go, the rest in another."""
+    maps = sparse_conv.sparse_conv(x, step.branches, step.weights)  # (b, 2 * n * channels, f, t)
+    gates = step.module.se.fc(mean)  # (b, n * channels)
+    return gated_norm.gated_norm_leaky_relu(maps, gates, step.inner_norms, _batch_norm(step.norm), step.slope)
 
 
-def _small_conv(module: nn.Conv2d, x: Tensor) -> Tensor:
-    weights = module.weight.split(4 if module.out_channels % 4 == 0 else 3)
-    return sparse_conv.sparse_conv(x, [Branch(*module.kernel_size)] * len(weights), weights)
-
-
-def _frequency_to_keys(module: FrequencyToKeys, x: Tensor) -> Tensor:
-    """The grouped convolution as a matrix product for each channel."""
-    weight = module.conv.weight.reshape(module.channels, module.keys, -1)  # (c, keys, bins)
-    return weight @ x
-
-
-def _collapse_keys(module: nn.Conv2d, x: Tensor) -> Tensor:
+def _collapse_keys(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """The convolution that spans all keys, (b, c, keys, t) -> (b, c_out, 1, t): c * keys channels along time."""
-    return time_conv(x.flatten(1, 2), transform_weight(module.weight.flatten(1, 2))).unsqueeze(2)
+    return time_conv(x.flatten(1, 2), transform_weight(conv.weight.flatten(1, 2))).unsqueeze(2)

@@ -8,13 +8,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ov_piano.constants import FRAME_SECS, KEYS, MELS
+from ov_piano.constants import FRAME_SECS, KEYS
 from ov_piano.data.audio import LogMel, load_mono
 from ov_piano.evaluation.scoring import score
 from ov_piano.memory import keep_freed_memory
+from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.fast_training import fast_forward
+from ov_piano.model.networks import load_network
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
+from ov_piano.settings import LogMelSettings
 from ov_piano.training.schedule import CyclicDecay
 from ov_piano.training.step import TrainingStep, sgd
 from ov_piano.transcription.decoder import Decoder
@@ -26,32 +30,34 @@ INFERENCE_FRAMES = 12_500  # 5 min
 ASSETS = Path(__file__).parents[2] / "assets"
 
 
-def train_step(rounds: int = 3) -> dict:
+def train_step(network: type[OnsetVelocityBase], rounds: int = 3) -> dict:
     """Forward, backward and update on batches of 8 x 5 s: the fast forward pass against the readable module."""
     torch.manual_seed(0)
-    logmel = torch.randn(BATCH, MELS, FRAMES) * 20 - 40  # dB
-    return paired(training_stepper(logmel, fast=True), training_stepper(logmel, fast=False), rounds)
+    logmel = torch.randn(BATCH, network(init=False).in_bins, FRAMES) * 20 - 40  # dB
+    return paired(*(training_stepper(logmel, fast, network) for fast in (True, False)), rounds)
 
 
-def training_stepper(logmel: Tensor, fast: bool) -> Callable[[], None]:
+def training_stepper(
+    logmel: Tensor, fast: bool, network: type[OnsetVelocityBase] = OnsetVelocityNet
+) -> Callable[[], None]:
     """A training of a network of its own that learns random notes for ``logmel`` (b, mels, t), a step a call."""
     key_velocities = torch.rand(len(logmel), KEYS, logmel.shape[2]).sub(0.99).clamp(min=0) * 12700
-    model = OnsetVelocityNet().train()
+    model = network().train()
     forward = (lambda x: fast_forward(model, x)) if fast else model
     schedule = CyclicDecay(lr_max=0.001, lr_min=1e-5, period=1000, decay=1.0, slowdown=1.0)
     step = TrainingStep(forward, sgd(model, 0.85, 0.0), schedule, positives_weight=8.0, velocity_weight=10.0)
     return lambda: step.update(step.losses(logmel, key_velocities), 1)
 
 
-def inference(dtype: torch.dtype, rounds: int = 3) -> dict:
+def inference(network: type[OnsetVelocityBase], dtype: torch.dtype, rounds: int = 3) -> dict:
     """5 minutes of log-mel to events: the rearranged network against the readable module in eval mode, in float32.
 
     The log-mel is the sample's, over and over. Besides the times, how far events agree: mir_eval's F1 of onsets
     with velocities, within a frame and 2 % of the velocities' range.
     """
-    model = _trained_model()
+    model = _trained_model(network)
     fast = optimize_for_inference(model, dtype)
-    logmel = _sample_logmel()[None]
+    logmel = _sample_logmel(model.in_bins)[None]
 
     @torch.inference_mode()
     def plain(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,15 +75,16 @@ def inference(dtype: torch.dtype, rounds: int = 3) -> dict:
 
     difference = (fast(logmel)[0].sigmoid() - plain(logmel)[0].sigmoid()).abs().max().item()
     agreement = score(_reference(events(plain)()), _estimate(events(fast)()), FRAME_SECS, 0.02).onsets_velocities.f1
-    print(f"inference in {dtype}: F1 {agreement:.4f} between its events and those of the plain network", flush=True)
+    what = f"inference of {network.__name__} in {dtype}"
+    print(f"{what}: F1 {agreement:.4f} between its events and those of the plain network", flush=True)
     entry = paired(events(fast), events(plain), rounds)
     return {**entry, "max_probability_difference": difference, "events_f1": agreement}
 
 
-def _sample_logmel() -> Tensor:
+def _sample_logmel(mels: int) -> Tensor:
     """(mels, INFERENCE_FRAMES) in dB: the sample's recordings one after the other, repeated."""
     paths = sorted((ASSETS / "sample").glob("*/*.wav"))
-    logmels = [LogMel()(load_mono(path)) for path in paths]
+    logmels = [LogMel(LogMelSettings(mels=mels))(load_mono(path)) for path in paths]
     repeats = INFERENCE_FRAMES // sum(logmel.shape[1] for logmel in logmels) + 1
     return torch.cat(logmels * repeats, dim=1)[:, :INFERENCE_FRAMES].contiguous()
 
@@ -92,12 +99,13 @@ def _reference(events: pd.DataFrame) -> np.ndarray:
     return np.insert(_estimate(events), 1, 0, axis=1)
 
 
-def _trained_model() -> OnsetVelocityNet:
-    """The shipped snapshot, or random weights with plausible statistics."""
-    model = OnsetVelocityNet(init=False).eval()
-    snapshots = sorted(ASSETS.glob("*.torch"))
-    state = torch.load(snapshots[-1], weights_only=True) if snapshots else golden_state(model)
-    model.load_state_dict(state)
+def _trained_model(network: type[OnsetVelocityBase]) -> OnsetVelocityBase:
+    """The shipped snapshot of this network, or random weights with plausible statistics."""
+    snapshots = sorted(ASSETS.glob(f"{network.__name__}_*.torch"))
+    if snapshots:
+        return load_network(snapshots[-1])
+    model = network(init=False).eval()
+    model.load_state_dict(golden_state(model))
     return model
 
 
@@ -105,7 +113,10 @@ def benchmarks() -> dict[str, dict]:
     """All entries of this file."""
     keep_freed_memory()
     return {
-        "train_step": train_step(),
-        "inference": inference(torch.float32),
-        "inference_bf16": inference(torch.bfloat16),
+        "train_step": train_step(OnsetVelocityNet),
+        "train_step_2023": train_step(OnsetsAndVelocities),
+        "inference": inference(OnsetVelocityNet, torch.float32),
+        "inference_2023": inference(OnsetsAndVelocities, torch.float32),
+        "inference_bf16": inference(OnsetVelocityNet, torch.bfloat16),
+        "inference_bf16_2023": inference(OnsetsAndVelocities, torch.bfloat16),
     }

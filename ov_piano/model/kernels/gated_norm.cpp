@@ -89,6 +89,8 @@ template <bool GATED> static void run(const Maps& m, int pass) {
     if (pass == GRADIENT) run<GRADIENT, GATED>(m);
 }
 
-extern "C" void gated_norm(const Maps* maps, int pass, int gated) {
+extern "C" int gated_norm(const Maps* maps, int pass, int gated) {  // 1: no such pass, nothing was computed
+    if (pass < SUMS_OF_Z || pass > GRADIENT) return 1;
     gated ? run<true>(*maps, pass) : run<false>(*maps, pass);
+    return 0;
 }

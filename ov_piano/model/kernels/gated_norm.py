@@ -22,6 +22,18 @@ class _Pass(IntEnum):
     SUMS_OF_Z, OUT, SUMS_OF_DU, SUMS_OF_DZ, GRADIENT = range(5)
 
 
+class _Channel(IntEnum):
+    """Columns of the table of channels, struct Channel in the source."""
+
+    SCALE, SHIFT, SKIP_SCALE, SKIP_SHIFT, GATE, MEAN_GRADIENT, P, Q, R, SKIP_P, SKIP_Q, SKIP_R = range(12)
+
+
+class _Bin(IntEnum):
+    """Columns of the table of bins, struct Bin in the source."""
+
+    SCALE, SHIFT, P, Q, R = range(5)
+
+
 class _Maps(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("maps", "gradient", "channels", "bins", "out", "sums")),
@@ -107,7 +119,7 @@ class _NormLeakyRelu(Function):
     def backward(ctx, gradient, mean_gradient):
         x, channels = ctx.saved_tensors
         channels = channels.clone()
-        channels[..., 5] = mean_gradient / x[0, 0].numel()
+        channels[..., _Channel.MEAN_GRADIENT] = mean_gradient / x[0, 0].numel()
         gradient = gradient.contiguous()
         bins, weight, bias = _outer_backward(x, gradient, channels, ctx.statistics, ctx.slope, gated=False)
         x_gradient = torch.empty_like(x)
@@ -127,9 +139,9 @@ class _GatedNormLeakyRelu(Function):
         sums, squares = sums.sum(dim=(0, 2), dtype=torch.double)[:, :2].T
         inner = _Norm.of(sums, squares, maps[:, 0].numel(), inner_weight, inner_bias, inner_norms)
         channels = _channel_table(b, c)
-        channels[..., 0], channels[..., 2] = inner.scale.chunk(2)
-        channels[..., 1], channels[..., 3] = inner.shift.chunk(2)
-        channels[..., 4] = gates
+        channels[..., _Channel.SCALE], channels[..., _Channel.SKIP_SCALE] = inner.scale.chunk(2)
+        channels[..., _Channel.SHIFT], channels[..., _Channel.SKIP_SHIFT] = inner.shift.chunk(2)
+        channels[..., _Channel.GATE] = gates
         out, mean, statistics = _normalise(maps, channels, weight, bias, norm, slope, gated=True)
         ctx.save_for_backward(maps, channels)
         ctx.inner, ctx.statistics, ctx.slope = inner, statistics, slope
@@ -140,20 +152,20 @@ class _GatedNormLeakyRelu(Function):
     def backward(ctx, gradient, mean_gradient):
         maps, channels = ctx.saved_tensors
         channels = channels.clone()
-        gates = channels[..., 4]
+        gates = channels[..., _Channel.GATE]
         gradient = gradient.contiguous()
-        channels[..., 5] = mean_gradient / maps[0, 0].numel()
+        channels[..., _Channel.MEAN_GRADIENT] = mean_gradient / maps[0, 0].numel()
         bins, weight, bias = _outer_backward(maps, gradient, channels, ctx.statistics, ctx.slope, gated=True)
         sums = _run(_Pass.SUMS_OF_DZ, maps, channels, bins, ctx.slope, gradient=gradient).sum(dim=2)  # (b, c, 4)
         context, context_products, skip, skip_products = sums.unbind(dim=2)
-        scale, shift = channels[..., 0], channels[..., 1]
+        scale, shift = channels[..., _Channel.SCALE], channels[..., _Channel.SHIFT]
         gates_gradient = scale * context_products + shift * context
         inner_sums = torch.cat([(gates * context).sum(dim=0), skip.sum(dim=0)])
         inner_products = torch.cat([(gates * context_products).sum(dim=0), skip_products.sum(dim=0)])
         inner_weight, q, r = ctx.inner.backward(inner_sums, inner_products)
-        channels[..., 6], channels[..., 9] = scale * gates, channels[..., 2]
-        channels[..., 7], channels[..., 10] = q.chunk(2)
-        channels[..., 8], channels[..., 11] = r.chunk(2)
+        channels[..., _Channel.P], channels[..., _Channel.SKIP_P] = scale * gates, channels[..., _Channel.SKIP_SCALE]
+        channels[..., _Channel.Q], channels[..., _Channel.SKIP_Q] = q.chunk(2)
+        channels[..., _Channel.R], channels[..., _Channel.SKIP_R] = r.chunk(2)
         maps_gradient = torch.empty_like(maps)
         _run(_Pass.GRADIENT, maps, channels, bins, ctx.slope, gradient=gradient, out=maps_gradient)
         return maps_gradient, gates_gradient, inner_weight, inner_sums, weight, bias, None, None, None
@@ -168,7 +180,7 @@ def _normalise(maps, channels, weight, bias, norm, slope, gated) -> tuple[Tensor
         sums = sums.sum(dim=1)
     statistics = _Norm.of(sums[..., 0], sums[..., 1], b * c * f * t // norm.num_features, weight, bias, [norm])
     bins = _bin_table(c, f)
-    bins[..., 0], bins[..., 1] = _to_bins(statistics.scale), _to_bins(statistics.shift)
+    bins[..., _Bin.SCALE], bins[..., _Bin.SHIFT] = _to_bins(statistics.scale), _to_bins(statistics.shift)
     out = maps.new_empty(b, c, f, t)
     out_sums = _run(_Pass.OUT, maps, channels, bins, slope, out=out, gated=gated)
     return out, out_sums[..., 0].sum(dim=2) / (f * t), statistics
@@ -177,12 +189,12 @@ def _normalise(maps, channels, weight, bias, norm, slope, gated) -> tuple[Tensor
 def _outer_backward(maps, gradient, channels, statistics, slope, gated) -> tuple[Tensor, Tensor, Tensor]:
     """The table that the gradient of the norm's input follows from, and the gradients of its weight and bias."""
     bins = _bin_table(channels.shape[1], maps.shape[2])
-    bins[..., 0], bins[..., 1] = _to_bins(statistics.scale), _to_bins(statistics.shift)
+    bins[..., _Bin.SCALE], bins[..., _Bin.SHIFT] = _to_bins(statistics.scale), _to_bins(statistics.shift)
     sums = _run(_Pass.SUMS_OF_DU, maps, channels, bins, slope, gradient=gradient, gated=gated).sum(dim=0)  # (c, f, 4)
     if statistics.scale.ndim == 1:
         sums = sums.sum(dim=1)
     weight, q, r = statistics.backward(sums[..., 0], sums[..., 1])
-    bins[..., 2], bins[..., 3], bins[..., 4] = bins[..., 0], _to_bins(q), _to_bins(r)
+    bins[..., _Bin.P], bins[..., _Bin.Q], bins[..., _Bin.R] = bins[..., _Bin.SCALE], _to_bins(q), _to_bins(r)
     return bins, weight.flatten(), sums[..., 0].flatten()
 
 
@@ -192,13 +204,11 @@ def _to_bins(per_norm: Tensor) -> Tensor:
 
 
 def _channel_table(b: int, c: int) -> Tensor:
-    """struct Channel: scale, shift, skip_scale, skip_shift, gate, mean_gradient, p, q, r, skip_p, skip_q, skip_r."""
-    return torch.zeros(b, c, 12)
+    return torch.zeros(b, c, len(_Channel))
 
 
 def _bin_table(c: int, f: int) -> Tensor:
-    """struct Bin: scale, shift, p, q, r."""
-    return torch.zeros(c, f, 5)
+    return torch.zeros(c, f, len(_Bin))
 
 
 def _run(which, maps, channels, bins, slope, gradient=None, out=None, gated=True) -> Tensor:
@@ -208,5 +218,8 @@ def _run(which, maps, channels, bins, slope, gradient=None, out=None, gated=True
     sums = maps.new_empty(b, c, f, 4)
     tensors = (maps, gradient, channels, bins, out, sums)
     pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
-    library(SOURCE).gated_norm(ctypes.byref(_Maps(*pointers, b, c, f, t, slope)), int(which), int(gated))
+    if any(tensor is not None and tensor.dtype != torch.float32 for tensor in tensors):
+        raise TypeError("gated_norm: expected float32")
+    if library(SOURCE).gated_norm(ctypes.byref(_Maps(*pointers, b, c, f, t, slope)), int(which), int(gated)) != 0:
+        raise RuntimeError(f"gated_norm: no such pass: {which}")
     return sums

@@ -283,21 +283,26 @@ static void weight_gradient(const Tensor& x, const Tensor& gradient, float* out,
         for (size_t i = 0; i < size; i++) out[i] += shares[share * size + i];
 }
 
-#define DISPATCH(function, ...)                                        \
-    if (winograd && outputs == 4) function<4, true>(__VA_ARGS__);      \
-    else if (winograd && outputs == 2) function<2, true>(__VA_ARGS__); \
-    else if (outputs == 4) function<4, false>(__VA_ARGS__);            \
-    else if (outputs == 3) function<3, false>(__VA_ARGS__);            \
-    else if (outputs == 2) function<2, false>(__VA_ARGS__);            \
-    else if (outputs == 1) function<1, false>(__VA_ARGS__);
+// Nothing is computed, and 1 returned, where there is no such kernel.
+#define DISPATCH(function, ...)                                         \
+    if (x->halo > MAX_HALO) return 1;                                   \
+    switch (outputs + (winograd ? 100 : 0)) {                           \
+        case 104: function<4, true>(__VA_ARGS__); return 0;             \
+        case 102: function<2, true>(__VA_ARGS__); return 0;             \
+        case 4: function<4, false>(__VA_ARGS__); return 0;              \
+        case 3: function<3, false>(__VA_ARGS__); return 0;              \
+        case 2: function<2, false>(__VA_ARGS__); return 0;              \
+        case 1: function<1, false>(__VA_ARGS__); return 0;              \
+        default: return 1;                                              \
+    }
 
 extern "C" {
-void sparse_conv(const Tensor* x, const Tensor* out, const float* weights, const Plan* plan, int outputs, int winograd,
-                 const Epilogue* epilogue) {
+int sparse_conv(const Tensor* x, const Tensor* out, const float* weights, const Plan* plan, int outputs, int winograd,
+                const Epilogue* epilogue) {
     DISPATCH(convolve, *x, *out, weights, *plan, epilogue)
 }
-void sparse_conv_weight_gradient(const Tensor* x, const Tensor* gradient, float* out, const Plan* plan, int outputs,
-                                 int winograd) {
+int sparse_conv_weight_gradient(const Tensor* x, const Tensor* gradient, float* out, const Plan* plan, int outputs,
+                                int winograd) {
     DISPATCH(weight_gradient, *x, *gradient, out, *plan)
 }
 }

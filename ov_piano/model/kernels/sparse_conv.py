@@ -39,6 +39,8 @@ class Branch(NamedTuple):
 
 
 POINTWISE = Branch(1, 1)
+OUTPUTS = {False: (1, 2, 3, 4), True: (2, 4)}  # of a block, without and with Winograd's points: as in the source
+MAX_HALO = 32  # frames, as in the source
 
 
 class Plan(NamedTuple):
@@ -54,6 +56,21 @@ class Plan(NamedTuple):
 def available() -> bool:
     """Whether the source could be compiled here."""
     return library(SOURCE) is not None
+
+
+def unsupported(c_in: int, c: int, branches: Sequence[Branch]) -> str | None:
+    """Why the source has no kernel for these convolutions or their gradients, None if it has."""
+    for branch in branches:
+        if branch.rows not in (1, 3) or branch.frames % 2 == 0:
+            return f"kernel ({branch.rows}, {branch.frames}), expected 1 or 3 rows and an odd number of frames"
+        if max(branch.shifts()) > MAX_HALO:
+            return f"a kernel that reads {max(branch.shifts())} frames ahead, expected at most {MAX_HALO}"
+    outputs = OUTPUTS[is_winograd(branches)]
+    for channels in (c, _block(c_in)):
+        if channels not in outputs:
+            sizes = " or ".join(map(str, outputs))
+            return f"{c_in} inputs and {c} outputs of a convolution, expected blocks of {sizes} channels"
+    return None
 
 
 def sparse_conv(x: Tensor, branches: Sequence[Branch], weights: Sequence[Tensor]) -> Tensor:
@@ -197,7 +214,7 @@ def convolve(x: Tensor, plan: Plan, weights: Tensor) -> Tensor:
     x, weights = x.contiguous(), weights.contiguous()
     outputs = weights.shape[-1]
     out = x.new_empty(x.shape[0], plan.blocks * outputs, *x.shape[2:])
-    library(SOURCE).sparse_conv(*_tensors(plan, x, out), pointer(weights), *_rest(plan, outputs), None)
+    _run("sparse_conv", plan, x, out, weights, outputs, None)
     return out
 
 
@@ -219,7 +236,7 @@ def convolve_and_finish(
     sums = x.new_zeros(b, len(scales), f)
     pointers = (None if tensor is None else tensor.data_ptr() for tensor in (shifts, gates, scales))
     epilogue = ctypes.byref(_Epilogue(*pointers, slope, sums.data_ptr()))
-    library(SOURCE).sparse_conv(*_tensors(plan, x, out), pointer(weights), *_rest(plan, weights.shape[-1]), epilogue)
+    _run("sparse_conv", plan, x, out, weights, weights.shape[-1], epilogue)
     return out, sums.sum(dim=2) / (f * t)
 
 
@@ -227,15 +244,24 @@ def correlate(x: Tensor, gradient: Tensor, plan: Plan, outputs: int) -> Tensor:
     """The gradient of the weights, (terms, outputs)."""
     x, gradient = x.contiguous(), gradient.contiguous()
     sums = x.new_zeros(len(plan.terms), outputs)
-    library(SOURCE).sparse_conv_weight_gradient(*_tensors(plan, x, gradient), pointer(sums), *_rest(plan, outputs))
+    _run("sparse_conv_weight_gradient", plan, x, gradient, sums, outputs)
     return sums
 
 
-def _tensors(plan: Plan, x: Tensor, y: Tensor) -> list:
-    halos = (plan.halo, 0)
-    return [ctypes.byref(_Tensor(z.data_ptr(), *z.shape, halo)) for z, halo in zip((x, y), halos, strict=True)]
+def _run(function: str, plan: Plan, x: Tensor, y: Tensor, weights: Tensor, outputs: int, *more: object) -> None:
+    """Call the source.
 
-
-def _rest(plan: Plan, outputs: int) -> tuple:
-    tables = _Plan(plan.terms.data_ptr(), plan.begins.data_ptr(), plan.blocks)
-    return ctypes.byref(tables), outputs, int(plan.winograd)
+    :raises TypeError: a tensor that is not float32 on the CPU
+    :raises RuntimeError: the source has no kernel for these sizes; nothing was computed
+    """
+    for tensor in (x, y, weights):
+        if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+            raise TypeError(f"{function}: expected float32 on the CPU, found {tensor.dtype} on {tensor.device}")
+    tensors = [ctypes.byref(_Tensor(z.data_ptr(), *z.shape, halo)) for z, halo in ((x, plan.halo), (y, 0))]
+    tables = ctypes.byref(_Plan(plan.terms.data_ptr(), plan.begins.data_ptr(), plan.blocks))
+    sizes = (outputs, int(plan.winograd))
+    if getattr(library(SOURCE), function)(*tensors, pointer(weights), tables, *sizes, *more) != 0:
+        kind = "with" if plan.winograd else "without"
+        raise RuntimeError(
+            f"{function}: no kernel for {outputs} outputs {kind} points and a halo of {plan.halo} frames"
+        )

@@ -1,0 +1,346 @@
+"""A network as the steps that the kernels compute, made from what each of its layers says of itself.
+
+The kernels assume much of a network: kernel sizes, dilations, activations, norms … :func:`plan_network` checks all of
+it, and what it does not recognise it refuses. A network that was altered is thus computed by PyTorch, as it is
+written down, rather than wrongly.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from ov_piano.model.base import OnsetVelocityBase
+from ov_piano.model.kernels import sparse_conv
+from ov_piano.model.kernels.sparse_conv import POINTWISE, Branch
+from ov_piano.model.layers import (
+    ChannelsToKeys,
+    ContextAwareModule,
+    FrequencyToKeys,
+    SqueezeExcite,
+    SubSpectralNorm,
+    in_turn,
+)
+
+log = logging.getLogger(__name__)
+
+CONTAINERS = (nn.Sequential, nn.ModuleList)
+LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU, nn.Dropout)
+OUR_LAYERS = (ChannelsToKeys, ContextAwareModule, FrequencyToKeys, SqueezeExcite, SubSpectralNorm)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class UnsupportedNetworkError(Exception):
+    """What in a network the kernels do not know."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm by itself."""
+
+    layer: nn.BatchNorm2d | SubSpectralNorm
+
+
+@dataclass(frozen=True)
+class Dropout:
+    layer: nn.Dropout
+
+
+@dataclass(frozen=True)
+class ToKeys:
+    layer: ChannelsToKeys
+
+
+@dataclass(frozen=True)
+class ContextAware:
+    """A context-aware module, a norm, leaky ReLU."""
+
+    module: ContextAwareModule
+    norm: nn.BatchNorm2d | SubSpectralNorm
+    slope: float
+
+    @property
+    def branches(self) -> list[Branch]:
+        """Of the dilated convolutions, then of the pointwise path in as many blocks."""
+        dilated = [Branch(*hdc[0].kernel_size, hdc[0].dilation[1]) for hdc in self.module.hdcs]
+        return dilated + [POINTWISE] * len(dilated)
+
+    @property
+    def weights(self) -> list[Tensor]:
+        """One a branch."""
+        dilated = [hdc[0].weight for hdc in self.module.hdcs]
+        return dilated + list(self.module.skip[0].weight.chunk(len(dilated)))
+
+    @property
+    def inner_norms(self) -> list[nn.BatchNorm2d]:
+        """Of the dilated convolutions and of the pointwise path."""
+        return [hdc[1] for hdc in self.module.hdcs] + [self.module.skip[1]]
+
+
+@dataclass(frozen=True)
+class SmallConv:
+    """A convolution of few channels over frequency (or key) and time, a norm, leaky ReLU."""
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d | SubSpectralNorm
+    slope: float
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        """One a branch."""
+        return self.conv.weight.split(4 if self.conv.out_channels % 4 == 0 else 3)
+
+    @property
+    def branches(self) -> list[Branch]:
+        return [Branch(*self.conv.kernel_size)] * len(self.weights)
+
+
+@dataclass(frozen=True)
+class FrequencyMap:
+    """A linear map of the frequency axis for each channel, a norm, leaky ReLU."""
+
+    module: FrequencyToKeys
+    norm: nn.BatchNorm2d
+    slope: float
+
+    @property
+    def weight(self) -> Tensor:
+        """(c, keys, bins)"""
+        return self.module.conv.weight.reshape(self.module.channels, self.module.keys, -1)
+
+
+@dataclass(frozen=True)
+class CollapseKeys:
+    """A convolution that spans all keys and three frames, a norm, leaky ReLU."""
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d
+    slope: float
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """A 1 x 1 convolution of one row with a norm and leaky ReLU, or with a bias."""
+
+    conv: nn.Conv2d
+    norm: nn.BatchNorm2d | None
+    slope: float | None
+
+
+Step = Norm | Dropout | ToKeys | ContextAware | SmallConv | FrequencyMap | CollapseKeys | Pointwise
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of each part of a network."""
+
+    stem: list[Step]  # with the norm of the input
+    onset_stages: list[list[Step]]
+    velocity_stage: list[Step]
+
+
+def supports(model: OnsetVelocityBase, *, training: bool = False) -> bool:
+    """Whether the kernels compute ``model`` as it is written down; what is in the way is logged, once each.
+
+    :param training: for the forward and backward pass of training rather than for inference
+    """
+    try:
+        plan_network(model, training=training)
+    except UnsupportedNetworkError as reason:
+        warn_once(str(reason))
+        return False
+    return True
+
+
+@cache
+def warn_once(reason: str) -> None:
+    """One line on why PyTorch's operators take over."""
+    log.warning("computed by PyTorch, without the optimised kernels: %s", reason)
+
+
+def plan_network(model: OnsetVelocityBase, *, training: bool = False) -> Plan:
+    """The steps of ``model``.
+
+    :raises UnsupportedNetworkError: the kernels would not compute what ``model`` does
+    """
+    names = {module: name or type(model).__name__ for name, module in model.named_modules()}
+    _check_modules(model, names, training)
+    planner = _Planner(names)
+    stem = planner.plan(nn.Sequential(model.specnorm, model.stem), channels=2, bins=model.in_bins)
+    features, keys = planner.channels, planner.bins
+    onset_stages = []
+    for stage in model.onset_stages:
+        onset_stages.append(planner.plan(stage, features, keys))
+        planner.check_logits("onset stage", keys)
+    velocity_stage = planner.plan(model.velocity_stage, features + 1, keys)
+    planner.check_logits("velocity stage", keys)
+    if planner.planned - names.keys():
+        raise UnsupportedNetworkError("layers that are not registered as modules")
+    for module, name in names.items():
+        if module not in planner.planned and type(module) not in CONTAINERS and module is not model:
+            raise UnsupportedNetworkError(f"{name}: not part of the layers in turn")
+    return Plan(stem, onset_stages, velocity_stage)
+
+
+def _check_modules(model: OnsetVelocityBase, names: dict[nn.Module, str], training: bool) -> None:
+    """What is assumed of each module by itself."""
+    for method in ("forward", "infer", "_onsets", "__call__"):
+        if getattr(type(model), method, None) is not getattr(OnsetVelocityBase, method):
+            raise UnsupportedNetworkError(f"{type(model).__name__}.{method}: overridden")
+    if torch_module._has_any_global_hook():
+        raise UnsupportedNetworkError("global hooks of modules")
+    gates = {inner for module in names if type(module) is SqueezeExcite for inner in module.fc.modules()}
+    for module, name in names.items():
+        if any(getattr(module, hooks) for hooks in HOOKS):
+            raise UnsupportedNetworkError(f"{name}: has hooks")
+        if "forward" in vars(module):
+            raise UnsupportedNetworkError(f"{name}: forward is replaced")
+        if module is not model and module not in gates and type(module) not in (*CONTAINERS, *LAYERS, *OUR_LAYERS):
+            raise UnsupportedNetworkError(f"{name}: {type(module).__name__} is no layer that they know")
+        if training and module.training is not model.training:
+            raise UnsupportedNetworkError(f"{name}: not in training mode")
+        if type(module) is nn.BatchNorm2d and (module.weight is None or module.running_mean is None):
+            raise UnsupportedNetworkError(f"{name}: a batch norm without weights or running statistics")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype != torch.float32):
+            raise UnsupportedNetworkError(f"{name}: {tensor.dtype} on {tensor.device}, expected float32 on the CPU")
+
+
+class _Planner:
+    """Turns the layers of a part into steps; knows the shape (b, channels, bins, t) that it has come to."""
+
+    def __init__(self, names: dict[nn.Module, str]):
+        self.names = names
+        self.planned: set[nn.Module] = set()
+        self.channels = self.bins = 0
+
+    def plan(self, part: nn.Module, channels: int, bins: int) -> list[Step]:
+        self.channels, self.bins = channels, bins
+        layers, steps = deque(in_turn(part)), []
+        while layers:
+            layer = layers.popleft()
+            self.planned.add(layer)
+            if type(layer) in (nn.BatchNorm2d, SubSpectralNorm):
+                self._check_norm(layer)
+                steps.append(Norm(layer))
+            elif type(layer) is nn.Dropout:
+                steps.append(Dropout(layer))
+            elif type(layer) is ChannelsToKeys:
+                self._expect(layer, self.bins == 1, "expected after the keys have become channels")
+                self.channels, self.bins = 1, self.channels
+                steps.append(ToKeys(layer))
+            elif type(layer) is ContextAwareModule:
+                self._check_context_aware(layer)
+                steps.append(ContextAware(layer, *self._norm_leaky_relu(layer, layers)))
+            elif type(layer) is FrequencyToKeys:
+                self._check_frequency_map(layer)
+                steps.append(FrequencyMap(layer, *self._norm_leaky_relu(layer, layers)))
+            elif type(layer) is nn.Conv2d:
+                steps.append(self._conv(layer, layers))
+            else:
+                self._expect(layer, False, f"{type(layer).__name__} at a place where they know none")
+        return steps
+
+    def check_logits(self, what: str, keys: int) -> None:
+        if (self.channels, self.bins) != (1, keys):
+            raise UnsupportedNetworkError(f"{what}: {self.channels} x {self.bins} outputs a frame, expected 1 x {keys}")
+
+    def _expect(self, layer: nn.Module, holds: bool, otherwise: str) -> None:
+        if not holds:
+            raise UnsupportedNetworkError(f"{self.names.get(layer, type(layer).__name__)}: {otherwise}")
+
+    def _norm_leaky_relu(self, layer: nn.Module, layers: deque[nn.Module]) -> tuple[nn.Module, float]:
+        """The norm and the slope that follow ``layer``."""
+        norm, leaky_relu = (layers.popleft() if layers else None for _ in range(2))
+        follow = type(norm) in (nn.BatchNorm2d, SubSpectralNorm) and type(leaky_relu) is nn.LeakyReLU
+        self._expect(layer, follow, "expected a norm and a leaky ReLU after it")
+        self._check_norm(norm)
+        self.planned |= {norm, leaky_relu}
+        return norm, leaky_relu.negative_slope
+
+    def _check_norm(self, norm: nn.BatchNorm2d | SubSpectralNorm) -> None:
+        if type(norm) is SubSpectralNorm:
+            self._expect(
+                norm, type(norm.bn) is nn.BatchNorm2d and len(norm._modules) == 1, "expected a batch norm in it"
+            )
+            self.planned.add(norm.bn)
+        features = norm.bn.num_features if type(norm) is SubSpectralNorm else norm.num_features
+        expected = self.channels * (self.bins if type(norm) is SubSpectralNorm else 1)
+        self._expect(norm, features == expected, f"of {features} channels, expected {expected}")
+
+    def _check_conv(
+        self, conv: nn.Conv2d, kernel: tuple[int, int], padding: tuple[int, int], dilation=(1, 1), groups=1, bias=False
+    ) -> None:
+        """The convolution is one over ``channels`` with exactly these settings."""
+        found = (conv.in_channels, conv.kernel_size, conv.padding, conv.dilation, conv.groups, conv.stride)
+        expected = (self.channels, kernel, padding, dilation, groups, (1, 1))
+        usual = conv.padding_mode == "zeros" and not conv.transposed and (conv.bias is not None) == bias
+        self._expect(conv, found == expected and usual, f"{conv}: not a convolution that they know")
+
+    def _check_branches(self, layer: nn.Module, branches: Sequence[Branch], channels: int) -> None:
+        reason = sparse_conv.unsupported(self.channels, channels, branches)
+        self._expect(layer, reason is None, str(reason))
+
+    def _check_conv_norm_relu(self, layers: nn.Module, kernel: tuple[int, int], dilation: tuple[int, int]) -> int:
+        """A convolution that keeps the size, a batch norm, ReLU; returns its channels."""
+        types = [type(layer) for layer in layers] if type(layers) is nn.Sequential else []
+        self._expect(layers, types == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU], "expected convolution, batch norm, ReLU")
+        conv, norm, _ = layers
+        padding = tuple(d * (k // 2) for k, d in zip(kernel, dilation, strict=True))
+        self._check_conv(conv, kernel, padding, dilation)
+        self._expect(norm, norm.num_features == conv.out_channels, f"expected {conv.out_channels} channels")
+        self.planned |= set(layers)
+        return conv.out_channels
+
+    def _check_context_aware(self, module: ContextAwareModule) -> None:
+        expected = {"se", "hdcs", "skip"}
+        self._expect(module, set(module._modules) == expected and type(module.se) is SqueezeExcite, "other parts")
+        self._expect(module.se, set(module.se._modules) == {"fc"}, "other parts")
+        self.planned |= {module.se, *module.se.fc.modules()}
+        convs = [hdc[0] if type(hdc) is nn.Sequential and len(hdc) else hdc for hdc in module.hdcs]
+        self._expect(module, len(convs) > 0 and all(type(conv) is nn.Conv2d for conv in convs), "expected convolutions")
+        sizes = set()
+        for hdc, conv in zip(module.hdcs, convs, strict=True):
+            self._expect(conv, conv.dilation[0] == 1, f"dilation {conv.dilation}, expected 1 over frequency")
+            sizes.add(self._check_conv_norm_relu(hdc, conv.kernel_size, conv.dilation))
+        self._expect(module, len(sizes) == 1, "convolutions with different numbers of channels")
+        (size,) = sizes
+        outputs = self._check_conv_norm_relu(module.skip, (1, 1), (1, 1))
+        self._expect(module, outputs == size * len(convs), f"{outputs} channels, expected {size * len(convs)}")
+        norms = [norm for part in (*module.hdcs, module.skip) for norm in part if type(norm) is nn.BatchNorm2d]
+        self._expect(module, len({norm.eps for norm in norms}) == 1, "batch norms with different eps")
+        self._check_branches(module, ContextAware(module, norms[0], 0).branches, size)
+        self.channels = outputs
+
+    def _check_frequency_map(self, module: FrequencyToKeys) -> None:
+        conv = module.conv
+        self._expect(module, type(conv) is nn.Conv2d and set(module._modules) == {"conv"}, "other parts")
+        self._check_conv(conv, (self.bins, 1), (0, 0), groups=self.channels)
+        sizes = (self.channels, self.channels * module.keys)
+        self._expect(module, (module.channels, conv.out_channels) == sizes, "other numbers of channels and keys")
+        self.planned.add(conv)
+        self.bins = module.keys
+
+    def _conv(self, conv: nn.Conv2d, layers: deque[nn.Module]) -> Step:
+        if self.bins == 1:
+            is_last = conv.bias is not None
+            self._check_conv(conv, (1, 1), (0, 0), bias=is_last)
+            self.channels = conv.out_channels
+            return Pointwise(conv, *((None, None) if is_last else self._norm_leaky_relu(conv, layers)))
+        if conv.kernel_size == (self.bins, 3):
+            self._check_conv(conv, (self.bins, 3), (0, 1))
+            self.channels, self.bins = conv.out_channels, 1
+            return CollapseKeys(conv, *self._norm_leaky_relu(conv, layers))
+        kernel = conv.kernel_size
+        self._check_conv(conv, kernel, (kernel[0] // 2, kernel[1] // 2))
+        step = SmallConv(conv, None, 0)
+        sizes = {len(weight) for weight in step.weights}
+        self._expect(conv, len(sizes) == 1, f"{conv.out_channels} channels, expected a multiple of 3 or 4")
+        self._check_branches(conv, step.branches, *sizes)
+        self.channels = conv.out_channels
+        return SmallConv(conv, *self._norm_leaky_relu(conv, layers))
