@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from ov_piano.data.maestro import load_recordings
+from tests.scripts import MEL_NAME, ROLL_NAME, accepted
 
 SAMPLE = Path(__file__).parents[1] / "assets" / "sample"
 COLUMNS = ["canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename", "duration"]
@@ -102,6 +103,23 @@ def test_audio_plays_its_midi(row):
     assert len(heard) > 30
     assert abs(np.median(heard)) < 0.007
     assert np.mean(np.abs(heard) < 0.012) > 0.9
+
+
+@pytest.mark.parametrize(("network", "mels"), [("OnsetVelocityNet", 250), ("OnsetsAndVelocities", 229)])
+def test_each_network_is_trained_and_evaluated_on_it(network, mels, tmp_path):
+    accepted("0a_maestro_to_hdf5mel.py", f"MAESTRO_INPATH={SAMPLE}", f"OUTPUT_DIR={tmp_path}", f"MELBINS={mels}")
+    stores = (
+        f"MAESTRO_PATH={SAMPLE}",
+        f"HDF5_MEL_PATH={tmp_path / MEL_NAME.replace('mel=250', f'mel={mels}')}",
+        f"HDF5_ROLL_PATH={tmp_path / ROLL_NAME}",
+        f"OUTPUT_DIR={tmp_path}",
+    )
+    tiny = ("TRAIN_BS=2", "TRAIN_BATCH_SECS=1", "DATALOADER_WORKERS=0", "MAX_STEPS=2")
+    accepted("1_train_onsets_velocities.py", *stores, *tiny, f"NETWORK={network}")
+    (snapshot,) = (tmp_path / "model_snapshots").glob(f"{network}_*step=2_f1=*.torch")
+    printed = accepted("2_eval_onsets_velocities.py", *stores, f"SNAPSHOT_INPATH={snapshot}")
+    assert "bach_invention_bwv772" in printed
+    assert "AVERAGES (t=0.77, s=-0.01)" in printed
 
 
 def test_performance_is_the_one_that_ships(perform, tmp_path):
