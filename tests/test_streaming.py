@@ -85,7 +85,7 @@ def test_events_come_in_order_once_and_within_the_latency(transcriber, music, se
     assert len(onsets) > 5
     assert (np.diff(onsets[:, 0]) >= 0).all()
     for note in np.unique(onsets[:, 1]):
-        assert (np.diff(onsets[onsets[:, 1] == note, 0]) > 3 * FRAME_SECS).all()
+        assert (np.diff(onsets[onsets[:, 1] == note, 0]) > 1.5 * FRAME_SECS).all()
 
 
 def test_flush_ends_and_reset_starts_again(transcriber, music):

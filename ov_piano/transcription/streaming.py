@@ -30,9 +30,9 @@ from ov_piano.transcription.transcriber import Transcriber
 
 MOST_GAIN_DB = 12.0
 SHOWN_COLUMNS = 250  # of the log-mel, kept for `take_logmel`: 6 s
-LATE_FRAMES = 2  # a peak may move by so much when more is heard, and is then reported late
+LATE_FRAMES = 1  # a peak may move by so much when more is heard, and is then reported late
 KEPT_MAPS = 8  # frames that the decoder looks at before those that it decides
-APART_FRAMES = 3  # two onsets of a key that are no further apart are one
+APART_FRAMES = 1  # two onsets of a key that are no further apart are one
 BLOCK = 16_000  # samples of a long block that are looked at together
 
 
@@ -64,8 +64,8 @@ class StreamSettings:
         return WINDOW / 2 / SAMPLE_RATE + (self.look_ahead_frames + self.hop_frames - 1) * FRAME_SECS
 
 
-DEFAULT = StreamSettings(past_frames=12, hop_frames=2, look_ahead_frames=4)
-FAST = StreamSettings(past_frames=12, hop_frames=1, look_ahead_frames=2)
+DEFAULT = StreamSettings(past_frames=12, hop_frames=2, look_ahead_frames=3)
+FAST = StreamSettings(past_frames=12, hop_frames=1, look_ahead_frames=1)
 
 
 class StreamEvent(NamedTuple):
