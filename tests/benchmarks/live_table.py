@@ -13,7 +13,7 @@ a combination, and writes OUT (CSV) after each row:
 import csv
 import itertools
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,8 @@ from ov_piano.constants import SAMPLE_RATE
 from ov_piano.data.audio import load_mono
 from ov_piano.data.maestro import load_recordings
 from ov_piano.evaluation.ground_truth import load_ground_truth
-from ov_piano.evaluation.scoring import TOLERANCE_SECS, match_onsets, score
+from ov_piano.evaluation.scoring import match_onsets, score
+from ov_piano.settings import Tolerances
 from ov_piano.transcription.streaming import StreamingTranscriber, StreamSettings
 from ov_piano.transcription.transcriber import Transcriber
 
@@ -50,9 +51,9 @@ class ConfDef:
     RECORDINGS: int = option(12, "from each folder, spread over its list", POSITIVE)
     SECONDS: float = option(60.0, "of each recording, from its start", POSITIVE)
     SNAPSHOT_INPATH: str | None = option(None, "weights of the network; null: the snapshot that ships in assets/")
-    PAST: list[int] = field(default_factory=lambda: [12])
-    HOPS: list[int] = field(default_factory=lambda: [1, 2, 3, 4])
-    LOOK_AHEADS: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 6])
+    PAST: list[int] = option([12], "frames: see `StreamSettings`")
+    HOPS: list[int] = option([1, 2, 3, 4], "frames: see `StreamSettings`")
+    LOOK_AHEADS: list[int] = option([1, 2, 3, 4, 6], "frames: see `StreamSettings`")
     OUT: str = option("out/live_table.csv", "the table")
 
 
@@ -139,7 +140,7 @@ def measure(
 
 def latencies_of(excerpt: Excerpt, heard: Heard) -> np.ndarray:
     """Seconds from the reference onset to the event, for each event that is right."""
-    refs, ests = match_onsets(excerpt.reference, heard.estimate, TOLERANCE_SECS).T
+    refs, ests = match_onsets(excerpt.reference, heard.estimate, Tolerances().onset_secs).T
     return heard.emitted_secs[ests] - excerpt.reference[refs, 0]
 
 
