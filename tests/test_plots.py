@@ -101,6 +101,27 @@ def test_thinning_keeps_the_outline():
     assert (few[1] == values[:100]).all()
 
 
+def test_the_velocity_loss_is_drawn_above_its_floor_if_every_step_has_one(tmp_path):
+    records = [step_record(s, 1 / s) | {"velocity_loss_floor": 0.04 / s} for s in range(1, 21)]
+    for folder, logged in (("new", records), ("old", [step_record(1, 1.0), *records[1:]])):
+        (tmp_path / folder).mkdir()
+        write_log(tmp_path / folder, "2026", logged)
+    drawn = {}
+    for folder in ("new", "old"):
+        losses = draw(read(tmp_path / folder)).axes[0]
+        drawn[folder] = losses.lines[2].get_ydata()
+        assert ("entropy" in losses.get_legend().get_texts()[1].get_text()) == (folder == "new")
+    np.testing.assert_allclose(drawn["new"], [0.06 / s for s in range(1, 21)])
+    np.testing.assert_allclose(drawn["old"], [0.1 / s for s in range(1, 21)])
+
+
+def test_markers_at_the_ends_of_the_axes_are_drawn_whole(tmp_path):
+    write_log(tmp_path, "2026", [step_record(1, 0.5), step_record(2, 0.4), xv_record(2, 1.0)])
+    scores = draw(read(tmp_path)).axes[2]
+    assert scores.get_xlim() == (0, 2)
+    assert not any(line.get_clip_on() for line in scores.lines)
+
+
 def test_a_loss_of_zero_is_a_gap_and_no_more(tmp_path):
     records = [step_record(s, 1 / s) for s in range(1, 21)]
     records[6]["velocity_loss"] = 0.0  # no onset in the batch

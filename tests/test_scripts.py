@@ -67,7 +67,9 @@ def test_training_writes_snapshots_states_and_logs(trained):
     assert [TrainingState.load(path).step for path in saved_states(trained / "training_states")] == [2, 4]
     (jsonl,) = (trained / "txt_logs").glob("*.jsonl")
     records = [json.loads(line) for line in jsonl.read_text().splitlines()]
-    assert [r["step"] for r in records if "onset_loss" in r] == [1, 2, 3, 4]
+    steps = [r for r in records if "onset_loss" in r]
+    assert [r["step"] for r in steps] == [1, 2, 3, 4]
+    assert all(0 < r["velocity_loss_floor"] < r["velocity_loss"] for r in steps)
     assert [r["step"] for r in records if "xv" in r] == [2, 4]
     (text,) = (trained / "txt_logs").glob("*.log")
     assert "TRAIN_BS: 2" in text.read_text()

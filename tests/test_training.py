@@ -14,6 +14,7 @@ from ov_piano.errors import InputError
 from ov_piano.model.networks import NETWORKS
 from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
 from ov_piano.training.breakpoint import BreakpointFile
+from ov_piano.training.losses import velocity_loss, velocity_loss_floor
 from ov_piano.training.schedule import CyclicDecay, WarmUpCyclicDecay
 from ov_piano.training.state import TrainingState, find_state
 from ov_piano.training.step import TrainingForward, TrainingStep, adamw, sgd
@@ -99,6 +100,16 @@ def test_nine_steps_equal_the_published(network, fast):
     expected = dict(zip(golden["grad_names"], golden["grad_norms"], strict=True))
     assert norms.keys() == expected.keys()
     np.testing.assert_allclose([norms[n] for n in expected], list(expected.values()), rtol=1e-2, atol=1e-5)
+
+
+def test_the_floor_of_the_velocity_loss_is_the_loss_of_perfect_logits():
+    onset_target = torch.tensor([[[1.0, 0, 1, 1]]])
+    velocity_target = torch.tensor([[[0.3, 0, 1.0, 0.8]]])
+    floor = velocity_loss_floor(onset_target, velocity_target)
+    assert floor.item() == pytest.approx((0.610864 + 0 + 0.500402) / 4, abs=1e-6)  # binary entropies in nats
+    perfect = velocity_loss(torch.logit(velocity_target, eps=1e-7), onset_target, velocity_target)
+    assert perfect.item() == pytest.approx(floor.item(), abs=1e-6)
+    assert velocity_loss(torch.zeros(1, 1, 4), onset_target, velocity_target) > floor
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 from array import array
 from bisect import bisect_left
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 
 from ov_piano.plots.style import BLUE, DARK, LIGHT, VERMILION, new_figure, optional, save
 
-PER_STEP = ("onset_loss", "velocity_loss", "lr")
+PER_STEP = ("onset_loss", "velocity_loss", "velocity_loss_floor", "lr")
+NOT_IN_OLD_LOGS = ("velocity_loss_floor",)
 PER_VALIDATION = ("F1", "F1_velocities")
 MOST_POINTS = 2000  # of a line; about the pixels that there are
 MOST_MARKERS = 150
@@ -92,7 +94,7 @@ def _forget_from(table: dict[str, array], step: int) -> None:
 def _append(table: dict[str, array], step: int, record: dict, names: tuple[str, ...]) -> None:
     table["step"].append(step)
     for name in names:
-        table[name].append(record[name])
+        table[name].append(record.get(name, nan) if name in NOT_IN_OLD_LOGS else record[name])
 
 
 def smoothing_window(steps: int) -> int:
@@ -144,12 +146,15 @@ def _positive(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _draw_losses(axes: Axes, steps: dict[str, np.ndarray]) -> None:
+    """The velocity loss is drawn as its excess over the targets' entropy if that is known of all steps."""
     window = smoothing_window(len(steps["step"]))
-    for name, label, colour, style in (
-        ("onset_loss", "onsets", BLUE, "-"),
-        ("velocity_loss", "velocities, with their weight in the total", VERMILION, "--"),
+    floor, above = steps["velocity_loss_floor"], " above the entropy of the targets"
+    if np.isnan(floor).any():
+        floor, above = 0, ""
+    for values, label, colour, style in (
+        (steps["onset_loss"], "onsets", BLUE, "-"),
+        (steps["velocity_loss"] - floor, f"velocities (weighted){above}", VERMILION, "--"),
     ):
-        values = steps[name]
         axes.plot(*_positive(*thinned(steps["step"], values)), color=colour, alpha=0.25, linewidth=0.7)
         axes.plot(*_positive(*thinned(steps["step"], smoothed(values, window))), style, color=colour, label=label)
     axes.set_yscale("log")
@@ -173,7 +178,7 @@ def _draw_scores(axes: Axes, scores: dict[str, np.ndarray]) -> None:
     ):
         best = int(np.argmax(scores[name]))
         label = f"{what}: best {scores[name][best]:.4f} at step {scores['step'][best]:,.0f}"
-        axes.plot(scores["step"], scores[name], style, color=colour, markersize=size, label=label)
+        axes.plot(scores["step"], scores[name], style, color=colour, markersize=size, label=label, clip_on=False)
     _legend(axes, None)
 
 

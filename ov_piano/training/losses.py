@@ -20,3 +20,9 @@ def onset_loss(stage_logits: Sequence[Tensor], onset_target: Tensor, positives_w
 def velocity_loss(velocity_logits: Tensor, onset_target: Tensor, velocity_target: Tensor) -> Tensor:
     """Cross-entropy against velocities in 0-1, counted at onsets only but averaged over all cells; all (b, keys, t)."""
     return (onset_target * bce(velocity_logits.float(), velocity_target, reduction="none")).mean()
+
+
+def velocity_loss_floor(onset_target: Tensor, velocity_target: Tensor) -> Tensor:
+    """The least that `velocity_loss` can be: the entropy of velocities that are neither 0 nor 1; all (b, keys, t)."""
+    entropy = torch.special.entr(velocity_target) + torch.special.entr(1 - velocity_target)
+    return (onset_target * entropy).mean()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.fast_training import fast_forward
-from ov_piano.training.losses import onset_loss, velocity_loss
+from ov_piano.training.losses import onset_loss, velocity_loss, velocity_loss_floor
 from ov_piano.training.schedule import Schedule
 from ov_piano.training.targets import training_targets
 
@@ -21,6 +21,7 @@ class Losses(NamedTuple):
     total: Tensor
     onset: Tensor
     velocity: Tensor  # with its weight in the total
+    velocity_floor: Tensor  # the least that ``velocity`` can be for these targets; without gradient
 
 
 class TrainingForward(nn.Module):
@@ -72,7 +73,8 @@ class TrainingStep:
             stage_logits, velocity_logits = self.forward(logmel)
         onset = onset_loss(stage_logits, onset_target, self.positives_weight)
         velocity = self.velocity_weight * velocity_loss(velocity_logits, onset_target, velocity_target)
-        return Losses(onset + velocity if self.train_onsets else velocity, onset, velocity)
+        floor = self.velocity_weight * velocity_loss_floor(onset_target, velocity_target)
+        return Losses(onset + velocity if self.train_onsets else velocity, onset, velocity, floor)
 
     def update(self, losses: Losses, step: int) -> tuple[float, bool]:
         """Descend along the gradients of ``losses`` at the 1-based ``step``.

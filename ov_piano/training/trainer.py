@@ -32,6 +32,7 @@ class StepReport(NamedTuple):
 
     onset_loss: float
     velocity_loss: float
+    velocity_loss_floor: float  # the least that the loss could be: the entropy of the targets
     lr: float
     secs: float
     cycle_ends: bool
@@ -102,14 +103,15 @@ class Trainer:
         logmel = chunks.logmel.to(self.processes.device, non_blocking=True)
         key_velocities = chunks.key_velocities.to(self.processes.device, non_blocking=True)
         losses = self.training_step.losses(*self.augment(logmel, key_velocities))
-        onset, velocity = self.processes.mean(torch.stack([losses.onset.detach(), losses.velocity.detach()])).tolist()
+        scalars = torch.stack([losses.onset.detach(), losses.velocity.detach(), losses.velocity_floor])
+        onset, velocity, floor = self.processes.mean(scalars).tolist()
         if self.wants_pause(step):
             breakpoint()
         if not isfinite(onset + velocity):
             self._stop_at(onset, velocity, chunks)
         lr, cycle_ends = self.training_step.update(losses, step)
         self.step, self.batch = step, self.batch + 1
-        return StepReport(onset, velocity, lr, time.perf_counter() - started, cycle_ends)
+        return StepReport(onset, velocity, floor, lr, time.perf_counter() - started, cycle_ends)
 
     def model_for_use(self) -> OnsetVelocityBase:
         """A copy of the model as it is now, in eval mode, with averaged batch-norm statistics if so configured."""
