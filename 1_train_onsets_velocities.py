@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from ov_piano.atomic import remove_leftovers
+from ov_piano.atomic import remove_partials
 from ov_piano.cli import run
 from ov_piano.config import to_yaml
 from ov_piano.constants import MELS_2023
@@ -113,7 +113,7 @@ def build_cross_validation(conf: ConfDef, pair: StorePair, processes: Processes)
 def build_trainer(conf: ConfDef, pair: StorePair, chunks: ChunkDataset, processes: Processes) -> Trainer:
     """The training at its first step, or where RESUME says."""
     states_folder = Path(conf.OUTPUT_DIR) / "training_states"
-    remove_leftovers(states_folder)  # of a run killed at its last save, after which no other follows
+    remove_partials(states_folder)  # of a run killed at its last save, after which no other follows
     state = find_state(conf.RESUME, states_folder)
     snapshot = None if state else conf.SNAPSHOT_INPATH  # which may be gone by the time that a run is continued
     model = processes.synchronise_norms(build_model(conf, pair.mel.height, processes.device, snapshot))

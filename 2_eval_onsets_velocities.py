@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ov_piano.atomic import atomic_folder
 from ov_piano.cli import run
 from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, NOT_EMPTY, POSITIVE, REQUIRED, option, to_yaml
 from ov_piano.data.chunks import RecordingDataset
@@ -34,7 +35,6 @@ from ov_piano.evaluation.analysis import analyse
 from ov_piano.evaluation.evaluate import transcribe_dataset
 from ov_piano.evaluation.ground_truth import load_ground_truths
 from ov_piano.evaluation.report import (
-    complete_folder,
     format_table,
     new_report_path,
     onset_table,
@@ -238,7 +238,7 @@ def main(conf: ConfDef) -> None:
     infer = load_model(conf, pair.mel.height)
     test = load_recordings(conf, pair, test_indices(conf, pair))
     path = new_report_path(conf.OUTPUT_DIR)
-    with complete_folder(path) as folder:
+    with atomic_folder(path) as folder:
         found, threshold, shift = find_threshold_and_shift(conf, pair, infer)
         estimates = transcribe(conf, infer, test, threshold, "test")
         scores = score_recordings(test.names, test.references, estimates, threshold, shift, conf.tolerances)

@@ -11,7 +11,7 @@ from typing import Any
 
 import coloredlogs
 
-from ov_piano.atomic import errors_name
+from ov_piano.atomic import name_os_errors
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -25,7 +25,7 @@ class _TextFile(logging.FileHandler):
     """A text file that cannot be written ends the run, like any other output; by default logging prints a traceback."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        with errors_name(self.baseFilename):
+        with name_os_errors(self.baseFilename):
             raise sys.exc_info()[1]
 
 
@@ -59,14 +59,14 @@ class RunLog:
     def note(self, text: str) -> None:
         """Write ``text`` into the text file alone."""
         if self._text:
-            with errors_name(self._text.baseFilename):
+            with name_os_errors(self._text.baseFilename):
                 self._text.stream.write(text + "\n")
                 self._text.flush()
 
     def record(self, **values: Any) -> None:
         """Append ``values`` with the time to the JSON lines."""
         if self._jsonl:
-            with errors_name(self._jsonl.name):
+            with name_os_errors(self._jsonl.name):
                 self._jsonl.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
                 self._jsonl.flush()
 

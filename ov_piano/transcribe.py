@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ov_piano.atomic import written_whole
+from ov_piano.atomic import atomic_write
 from ov_piano.cli import run
 from ov_piano.config import FRACTION, NON_NEGATIVE, POSITIVE, option
 from ov_piano.device import DEFAULT_DEVICE
@@ -119,10 +119,10 @@ def transcribe(transcriber: Transcriber, audio: Path, seconds: float, midi: Path
         logmel = spool_logmel(audio, progress=progress, mels=transcriber.mels)
     with progress_bar(f"{audio.name}: notes", seconds) as progress:
         events = transcriber.detect(logmel, progress)
-    with written_whole(midi.with_suffix(".csv")) as partial:
+    with atomic_write(midi.with_suffix(".csv")) as partial:
         events.to_csv(partial, index=False, float_format="%.6f")
     if conf.PLOT:
-        with written_whole(midi.with_suffix(".png")) as partial:
+        with atomic_write(midi.with_suffix(".png")) as partial:
             plot_transcription(logmel, events, conf.NOTE_SECS, audio.name).savefig(partial)
     write_midi(events, midi, conf.NOTE_SECS)
     return len(events)

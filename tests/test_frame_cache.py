@@ -4,14 +4,17 @@ import logging
 import multiprocessing
 import os
 import pickle
-import platform
 import shutil
+import subprocess
+import sys
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
+from ov_piano.atomic import partial_path
 from ov_piano.constants import KEY_ROWS, KEYS
 from ov_piano.data import frame_cache
 from ov_piano.data.chunks import ChunkDataset
@@ -78,8 +81,11 @@ def test_an_out_of_date_copy_is_replaced(stores, damage):
 
 
 def test_what_killed_runs_left_is_deleted(stores):
-    name = f".{stores.mel.path.with_suffix('.frames').name}"
-    own, other, old = (stores.mel.path.with_name(f"{name}.{x}.partial") for x in (f"{platform.node()}.1", "b.2", "b.3"))
+    path = stores.mel.path.with_suffix(".frames")
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    own = partial_path(path, ended.pid)
+    other, old = (path.with_name(f".stores.b.{pid}.01234567.partial.frames") for pid in (2, 3))
     for partial in (own, other, old):
         partial.write_bytes(b"half")
     os.utime(old, (0, 0))
@@ -104,7 +110,7 @@ def test_file_systems_that_cannot_lock(stores, monkeypatch):
     def not_here(_):
         raise NotImplementedError
 
-    monkeypatch.setattr(frame_cache.FileLock, "acquire", not_here)
+    monkeypatch.setattr(FileLock, "acquire", not_here)
     assert open_frame_cache(stores).is_made_from(stores)
 
 

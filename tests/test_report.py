@@ -1,13 +1,16 @@
 """Tables, result files and the analysis beside the scores."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
+from ov_piano.atomic import atomic_folder, partial_path
 from ov_piano.evaluation.analysis import analyse, median_offset
 from ov_piano.evaluation.report import (
-    complete_folder,
     format_table,
     new_report_path,
     onset_table,
@@ -98,15 +101,14 @@ def test_config_file_is_yaml_with_the_results(tmp_path):
     assert config == {"DEVICE": "cpu", "SEARCH_SHIFTS": [-0.01], "commit": "abc123+", "threshold": 0.775}
 
 
-def test_a_report_is_complete_or_not_there(tmp_path):
+def test_reports_that_killed_runs_began_are_deleted(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    begun = partial_path(new_report_path(tmp_path), ended.pid)
+    begun.mkdir(parents=True)
     path = new_report_path(tmp_path)
-    with complete_folder(path) as folder:
-        (folder / "file").touch()
-        assert not path.exists()
-    assert [file.name for file in path.iterdir()] == ["file"]
-    block = complete_folder(tmp_path / "eval" / "stopped")
-    (block.__enter__() / "file").touch()
-    assert not block.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)  # the exception goes on
+    with atomic_folder(path):
+        pass
     assert list((tmp_path / "eval").iterdir()) == [path]
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from ov_piano.atomic import partial_path
 from ov_piano.cli import run
 from ov_piano.config import parse_args
 from ov_piano.data.hdf5 import open_pair
@@ -172,7 +173,7 @@ def test_a_finished_run_is_cleaned_up_and_not_validated_again(toy_maestro, store
     before = sorted(again.glob("model_snapshots/*"))
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    leftover = again / "training_states" / f".training_state_step=4.{ended.pid}.partial.pt"
+    leftover = partial_path(again / "training_states" / "training_state_step=4.pt", ended.pid)
     leftover.touch()
     args = (*maestro_args(toy_maestro, stores, again), *TINY, "MAX_STEPS=4", "RESUME=auto")
     succeed("1_train_onsets_velocities.py", *args, "SNAPSHOT_INPATH=gone.torch")  # only needed to begin

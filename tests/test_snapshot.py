@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from ov_piano.atomic import partial_path
 from ov_piano.errors import InputError
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot, save_atomically, save_snapshot
@@ -90,7 +91,7 @@ def test_failed_save_leaves_the_earlier_file(path, monkeypatch, failing_call):
 def test_a_save_removes_what_killed_saves_left_but_not_what_others_are_writing(path):
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
-    left, others = (path.with_name(f".other.{pid}.partial.torch") for pid in (ended.pid, os.getpid()))
+    left, others = (partial_path(path.with_name("other.torch"), pid) for pid in (ended.pid, os.getpid()))
     for partial in (left, others, path.with_name("notes.partial.txt")):
         partial.touch()
     save_snapshot(SmallNet(), path)

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import pad
 
 import ov_piano
-from ov_piano.atomic import written_whole
+from ov_piano.atomic import atomic_write
 from ov_piano.cli import run
 from ov_piano.constants import KEYS, MELS
 from ov_piano.data.audio import LogMel, load_mono
@@ -225,7 +225,7 @@ def test_files_are_whole_or_not_there(tmp_path):
     path.write_text("before")
 
     def interrupted() -> None:
-        with written_whole(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text("hal")
             raise KeyboardInterrupt
 
@@ -233,7 +233,7 @@ def test_files_are_whole_or_not_there(tmp_path):
         interrupted()
     assert [file.name for file in tmp_path.iterdir()] == ["x.csv"]
     assert path.read_text() == "before"
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("after")
     assert path.read_text() == "after"
 

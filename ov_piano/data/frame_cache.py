@@ -9,23 +9,17 @@ Layout: a header of `HEADER_BYTES` (JSON, padded by spaces) that says which stor
 from; log-mels (frames, mels) float32; MIDI velocities at onsets (frames, 88) uint8.
 """
 
-import contextlib
-import glob
 import json
 import logging
 import os
-import platform
 import shutil
-import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from filelock import FileLock
 from tqdm import tqdm
 
+from ov_piano.atomic import atomic_write, locked, remove_partials
 from ov_piano.constants import KEY_ROWS, KEYS, MIDI_VALUES
 from ov_piano.data.hdf5 import StorePair
 from ov_piano.errors import InputError
@@ -33,7 +27,6 @@ from ov_piano.errors import InputError
 logger = logging.getLogger(__name__)
 HEADER_BYTES = 4096
 BUILD_FRAMES = 10_000  # at a time
-ABANDONED_SECS = 3600  # without a change: another machine's process that wrote it was killed
 
 
 class FrameCache:
@@ -102,8 +95,6 @@ class FrameCache:
                 file.write(np.ascontiguousarray(array))
         file.seek(0)
         file.write(_header(pair))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def open_frame_cache(pair: StorePair) -> FrameCache | None:
@@ -118,7 +109,7 @@ def open_frame_cache(pair: StorePair) -> FrameCache | None:
     try:
         if cache.is_made_from(pair):
             return cache
-        with _locked(cache.path):
+        with locked(cache.path):
             os.listdir(cache.path.parent)  # network file systems remember for a while that a file was missing
             if not cache.is_made_from(pair):  # not by another process either, while this one waited
                 _make(cache, pair)
@@ -128,50 +119,23 @@ def open_frame_cache(pair: StorePair) -> FrameCache | None:
     return cache
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time, where the file system can lock; elsewhere several may write, each its own file."""
-    lock = FileLock(path.with_name(path.name + ".lock"))
-    try:
-        lock.acquire()
-    except NotImplementedError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
-        Path(lock.lock_file).unlink(missing_ok=True)  # who waits for it finds the copy complete
-
-
 def _make(cache: FrameCache, pair: StorePair) -> None:
     """Write beside, then rename; what is unfinished goes away."""
-    _remove_leftovers(cache.path)
+    remove_partials(cache.path.parent)
     cache.path.unlink(missing_ok=True)
     free = shutil.disk_usage(cache.path.parent).free
     gigabytes = cache.size / 1e9
     if cache.size > free / 2:
         raise OSError(f"{gigabytes:.1f} GB is more than half of the {free / 1e9:.1f} GB free on the disk")
     logger.info("frame cache: writing %.1f GB to %s (FRAME_CACHE=false disables it)", gigabytes, cache.path)
-    partial = cache.path.with_name(f".{cache.path.name}.{platform.node()}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        with open(partial, "wb") as file:
+        with atomic_write(cache.path) as partial, open(partial, "wb") as file:
             cache.write(pair, file)
-        os.replace(partial, cache.path)
         if not cache.is_made_from(pair):
             raise OSError("changed while it was made")
     finally:
-        partial.unlink(missing_ok=True)
         pair.mel.close()
         pair.roll.close()
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Delete what killed processes left: those of this machine, as it holds the lock, and old ones of others."""
-    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        is_own = partial.name.startswith(f".{path.name}.{platform.node()}.")
-        if is_own or time.time() - partial.stat().st_mtime > ABANDONED_SECS:
-            partial.unlink(missing_ok=True)
 
 
 def _header(pair: StorePair) -> bytes:

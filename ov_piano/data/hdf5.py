@@ -9,13 +9,15 @@ import ast
 import math
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
-from ov_piano.data.steady_file import SteadyFile
+from ov_piano.atomic import atomic_write
+from ov_piano.data.steady_file import new_hdf5
 from ov_piano.data.store_names import METADATA_CLASSES, MelName, RollName, parse_mel_name, parse_roll_name
 from ov_piano.errors import InputError
 
@@ -27,40 +29,29 @@ def create_frames(file: h5py.File, name: str, height: int, chunk_frames: int) ->
 
 
 class StoreWriter:
-    """Writes a store beside ``path`` and renames it when the ``with`` block ends well.
-
-    Leaving the block by an exception removes the unfinished file; a kill leaves only
-    ``path`` + ".partial".
+    """Writes a store that is at ``path`` when the ``with`` block ends well; otherwise nothing is left of it.
 
     :raises OSError: the disk is full or the like; names the unfinished file.
     """
 
     def __init__(self, path: str | os.PathLike, height: int, chunk_frames: int):
         self.path = Path(path)
-        self.partial = self.path.with_name(self.path.name + ".partial")
         self.chunk_frames = chunk_frames
         if self.path.exists():
             raise InputError(f"{path}: exists already and is not overwritten")
-        self._raw = SteadyFile(self.partial)
-        self._file = h5py.File(self._raw, "w")
-        self._data = create_frames(self._file, "data", height, chunk_frames)
-        text = h5py.string_dtype(encoding="utf-8")
-        self._metadata = self._file.create_dataset("metadata", (0,), text, maxshape=(None,), chunks=(1024,))
-        self._idxs = self._file.create_dataset("data_idxs", (2, 0), np.int64, maxshape=(2, None), chunks=(2, 1024))
+        with ExitStack() as stack:
+            self._file, self._raw = stack.enter_context(new_hdf5(stack.enter_context(atomic_write(self.path))))
+            self._data = create_frames(self._file, "data", height, chunk_frames)
+            text = h5py.string_dtype(encoding="utf-8")
+            self._metadata = self._file.create_dataset("metadata", (0,), text, maxshape=(None,), chunks=(1024,))
+            self._idxs = self._file.create_dataset("data_idxs", (2, 0), np.int64, maxshape=(2, None), chunks=(2, 1024))
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> "StoreWriter":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        try:
-            self._file.close()
-            if kind is None:
-                self._raw.check()
-                os.fsync(self._raw.fileno())  # on disk before its name says that it is complete
-                os.replace(self.partial, self.path)
-        finally:
-            self._raw.close()
-            self.partial.unlink(missing_ok=True)
+        self._stack.__exit__(kind, error, trace)
 
     @property
     def frames(self) -> int:

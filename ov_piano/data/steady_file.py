@@ -54,12 +54,12 @@ class SteadyFile(io.FileIO):
 
 
 @contextmanager
-def new_hdf5(path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file, closed at the end of the block.
+def new_hdf5(path: Path) -> Iterator[tuple[h5py.File, SteadyFile]]:
+    """A new HDF5 file, closed at the end of the block, and the file below it, to be checked on the way.
 
     :raises OSError: it could not be written, for instance because the disk is full.
     """
     with SteadyFile(path) as raw:
         with h5py.File(raw, "w") as file:
-            yield file
+            yield file, raw
         raw.check()

@@ -5,36 +5,21 @@ A report's folder holds ``config.yaml``, ``onsets.csv``, ``onsets_velocities.csv
 ``events/RECORDING.csv`` (the detected notes).
 """
 
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from ov_piano.atomic import errors_name
+from ov_piano.atomic import remove_partials
 from ov_piano.evaluation.scoring import shifted_onsets
 from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS, reaches
 from ov_piano.log import timestamp
 
 
 def new_report_path(output_dir: str | Path) -> Path:
-    """``output_dir/eval/TIMESTAMP``, not made yet."""
+    """``output_dir/eval/TIMESTAMP``, not made yet; reports that killed runs have begun there are deleted."""
+    remove_partials(Path(output_dir) / "eval")
     return Path(output_dir) / "eval" / timestamp()
-
-
-@contextmanager
-def complete_folder(path: Path) -> Iterator[Path]:
-    """A new folder to write into, which becomes ``path`` at the end of the block, or vanishes if that fails."""
-    partial = path.with_name(path.name + ".partial")
-    partial.mkdir(parents=True)
-    try:
-        with errors_name(path):
-            yield partial
-        partial.rename(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def with_averages(table: pd.DataFrame, threshold: float, shift: float) -> pd.DataFrame:

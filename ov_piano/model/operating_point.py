@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ov_piano.atomic import written_whole
+from ov_piano.atomic import atomic_write
 from ov_piano.errors import InputError
 
 
@@ -34,7 +34,7 @@ def operating_point_path(snapshot_path: str | Path) -> Path:
 def write_operating_point(snapshot_path: str | Path, point: OperatingPoint, **facts: Any) -> Path:
     """Write ``point`` beside the snapshot; ``facts`` (plain values) say where it comes from."""
     path = operating_point_path(snapshot_path)
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         content = {"threshold": float(point.threshold), "shift": float(point.shift), **facts}
         partial.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ov_piano.atomic import remove_leftovers, written_whole
+from ov_piano.atomic import atomic_write, remove_partials
 from ov_piano.errors import InputError
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -29,10 +29,10 @@ def save_atomically(content: Any, path: str | Path) -> None:
 
     :raises OSError: the file cannot be written, e.g. the disk is full; an earlier file stays as it was
     """
-    remove_leftovers(Path(path).parent)
+    remove_partials(Path(path).parent)
     serialized = io.BytesIO()  # torch.save reports a full disk as RuntimeError, and not always
     torch.save(content, serialized)
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_bytes(serialized.getbuffer())
 
 

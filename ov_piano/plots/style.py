@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from ov_piano.atomic import written_whole
+from ov_piano.atomic import atomic_write
 from ov_piano.constants import HIGHEST_NOTE, LOWEST_NOTE
 from ov_piano.transcription.events import MAX_VELOCITY
 
@@ -40,8 +40,8 @@ def new_figure(width: float, height: float, dpi: int = 100) -> Figure:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write ``figure`` as PNG; ``path`` is complete or as it was before."""
-    with written_whole(path) as partial:
-        figure.savefig(partial)
+    with atomic_write(path) as partial:
+        figure.savefig(partial, format="png")
 
 
 @contextmanager

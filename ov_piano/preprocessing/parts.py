@@ -6,7 +6,6 @@ it was made from: a run that was killed goes on with the parts that are there.
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ import h5py
 import numpy as np
 import torch
 
+from ov_piano.atomic import atomic_write
 from ov_piano.constants import ONSET_ROWS
 from ov_piano.data.audio import SILENCE_DB, LogMel, audio_info, load_mono, logmel_frames
 from ov_piano.data.hdf5 import create_frames
@@ -123,18 +123,13 @@ def make_part(job: Job) -> None:
     if not settings.ignore_mel:
         logmel = _logmel(job)
         report = replace(report, silent=int(logmel.max() <= SILENCE_DB))
-    temporary = job.path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        with new_hdf5(temporary) as file:
-            for name, array in (("roll", roll), ("logmel", logmel)):
-                if array is not None:
-                    data = create_frames(file, name, array.shape[0], settings.chunk_frames)
-                    data.resize(job.lead + array.shape[1], axis=1)
-                    data[:, job.lead :] = array
-            file.attrs.update(fingerprint=fingerprint, report=json.dumps(asdict(report)))
-        os.replace(temporary, job.path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(job.path) as partial, new_hdf5(partial) as (file, _):
+        for name, array in (("roll", roll), ("logmel", logmel)):
+            if array is not None:
+                data = create_frames(file, name, array.shape[0], settings.chunk_frames)
+                data.resize(job.lead + array.shape[1], axis=1)
+                data[:, job.lead :] = array
+        file.attrs.update(fingerprint=fingerprint, report=json.dumps(asdict(report)))
 
 
 def read_report(part: h5py.File) -> Report:

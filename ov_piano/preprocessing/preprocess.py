@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from ov_piano.atomic import locked, remove_partials
 from ov_piano.cores import available_cores
 from ov_piano.data.hdf5 import Store, StoreWriter
 from ov_piano.data.recording import Recording
@@ -70,15 +70,8 @@ def _only_run(output: Path) -> Iterator[None]:
     if output.parent.exists() and not output.parent.is_dir():
         raise InputError(f"{output.parent}: not a folder")
     output.parent.mkdir(parents=True, exist_ok=True)
-    lock = output.with_name(output.name + ".lock")
-    try:
-        with FileLock(lock, timeout=0):
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-    except Timeout:
-        raise InputError(f"{output}: another run is making it") from None
+    with locked(output, wait=False):
+        yield
 
 
 def _make(
@@ -90,8 +83,9 @@ def _make(
         workers = 1  # several would share the device
     jobs = _plan(recordings, settings, parts, workers)
     parts.mkdir(exist_ok=True)
-    for leftover in (*parts.glob("*.tmp"), *parts.glob("*.h5*")):  # parts begun, stores joined
-        leftover.unlink(missing_ok=True)
+    remove_partials(parts)
+    for joined_before in parts.glob("*.h5"):
+        joined_before.unlink()
     open_jobs = [job for job in jobs if not is_complete(job)]
     if len(open_jobs) < len(jobs):
         print(f"continuing: {len(jobs) - len(open_jobs)} of {len(jobs)} recordings are done")

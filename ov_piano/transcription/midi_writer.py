@@ -11,7 +11,7 @@ import mido
 import numpy as np
 import pandas as pd
 
-from ov_piano.atomic import written_whole
+from ov_piano.atomic import atomic_write
 
 TEMPO = 500_000  # microseconds a beat: 120 beats a minute, a MIDI file's default
 TICKS_PER_BEAT = 960
@@ -60,5 +60,5 @@ def to_midi(events: pd.DataFrame, note_secs: float = NOTE_SECS) -> mido.MidiFile
 
 def write_midi(events: pd.DataFrame, path: str | Path, note_secs: float = NOTE_SECS) -> None:
     """Write :func:`to_midi` in one piece: ``path`` is a complete file or is not there."""
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         to_midi(events, note_secs).save(partial)

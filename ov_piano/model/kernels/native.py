@@ -8,11 +8,12 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
 from torch import Tensor
+
+from ov_piano.atomic import atomic_write, remove_partials
 
 log = logging.getLogger(__name__)
 FLAGS = ["-O3", "-march=native", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"]
@@ -51,11 +52,10 @@ def _compiler() -> str | None:
 
 
 def _compile(compiler: str, source: Path, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        built = Path(folder) / path.name
-        subprocess.run([compiler, *FLAGS, str(source), "-o", str(built)], check=True, capture_output=True, timeout=120)
-        built.replace(path)
+    remove_partials(path.parent)
+    with atomic_write(path) as partial:
+        command = [compiler, *FLAGS, str(source), "-o", str(partial)]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
 
 
 def _reason(error: Exception) -> str:
