@@ -1,7 +1,7 @@
 """Evaluate a snapshot of the onset and velocity network on the test recordings.
 
 1. Load the snapshot, and the log-mels from the pair of HDF5 files made by script 0a or 0b
-   (whether of MAESTRO or of MAPS is told by their names).
+   (their names tell whether they are of MAESTRO or of MAPS).
 2. Transcribe every XV_TAKE_ONE_EVERY-th validation recording once, at the lowest threshold,
    and score all pairs of SEARCH_THRESHOLDS and SEARCH_SHIFTS against the MIDI files.
    With a single pair there is nothing to search, and validation is left out.
@@ -44,14 +44,14 @@ from ov_piano.evaluation.report import (
     write_events,
     write_tables,
 )
-from ov_piano.evaluation.search import as_notes, best_row, best_timed_row, reaches, score_recordings, search
+from ov_piano.evaluation.search import above_threshold, as_notes, best_row, best_timed_row, score_recordings, search
 from ov_piano.memory import keep_freed_memory
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.networks import load_network
 from ov_piano.model.operating_point import OperatingPoint, write_operating_point
 from ov_piano.plots.evaluation import draw_recordings, draw_search
 from ov_piano.plots.recording import Transcribed
-from ov_piano.plots.style import optional
+from ov_piano.plots.style import warn_on_error
 from ov_piano.provenance import git_commit
 from ov_piano.settings import DatasetConf, DecoderConf, InferenceConf, MapsConf, SpeedConf, StoresConf, Tolerances
 from ov_piano.transcription.decoder import Decoder
@@ -169,7 +169,7 @@ def test_indices(conf: ConfDef, pair: StorePair) -> list[int]:
     return indices if conf.TEST_RECORDINGS is None else only_listed(pair, indices, conf.TEST_RECORDINGS)
 
 
-def load_model(conf: ConfDef, mels: int) -> Infer:
+def load_inference(conf: ConfDef, mels: int) -> Infer:
     """The snapshot's network: log-mel (1, mels, t) -> onset and velocity logits (1, keys, t - 1)."""
     device = select_device(conf.DEVICE, conf.TF32)
     model = load_network(conf.SNAPSHOT_INPATH, conf.LEAKY_RELU_SLOPE).to(device)
@@ -181,7 +181,9 @@ def load_model(conf: ConfDef, mels: int) -> Infer:
     return optimize_for_inference(model, torch.bfloat16 if conf.BF16 else torch.float32) if conf.FAST else model.infer
 
 
-def transcribe(conf: ConfDef, infer: Infer, recordings: Recordings, threshold: float, what: str) -> list[pd.DataFrame]:
+def transcribe_recordings(
+    conf: ConfDef, infer: Infer, recordings: Recordings, threshold: float, what: str
+) -> list[pd.DataFrame]:
     """The event table of each recording."""
     return transcribe_dataset(
         infer,
@@ -201,7 +203,7 @@ def find_threshold_and_shift(conf: ConfDef, pair: StorePair, infer: Infer) -> tu
         print("One threshold and one shift given: no search on validation recordings.\n", flush=True)
         return pd.DataFrame({"threshold": thresholds, "shift": shifts}), thresholds[0], shifts[0]
     recordings = load_recordings(conf, pair, split_indices(pair, "validation")[:: conf.XV_TAKE_ONE_EVERY])
-    estimates = transcribe(conf, infer, recordings, min(thresholds), "validation")
+    estimates = transcribe_recordings(conf, infer, recordings, min(thresholds), "validation")
     found = search(recordings.references, estimates, thresholds, shifts, conf.tolerances)
     print(format_table(f"SEARCH ({len(recordings.names)} validation recordings)", found), flush=True)
     best = best_row(found)
@@ -235,12 +237,12 @@ def main(conf: ConfDef) -> None:
     """Search, test once, report."""
     keep_freed_memory()
     pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
-    infer = load_model(conf, pair.mel.height)
+    infer = load_inference(conf, pair.mel.height)
     test = load_recordings(conf, pair, test_indices(conf, pair))
     path = new_report_path(conf.OUTPUT_DIR)
     with atomic_folder(path) as folder:
         found, threshold, shift = find_threshold_and_shift(conf, pair, infer)
-        estimates = transcribe(conf, infer, test, threshold, "test")
+        estimates = transcribe_recordings(conf, infer, test, threshold, "test")
         scores = score_recordings(test.names, test.references, estimates, threshold, shift, conf.tolerances)
         analysis = analyse(test.names, test.references, estimates, threshold, shift, conf.tolerances)
         tables = {"onsets": onset_table(scores), "onsets_velocities": velocity_table(scores), "analysis": analysis}
@@ -256,10 +258,10 @@ def main(conf: ConfDef) -> None:
     print(f"Written to {path}", flush=True)
 
     def at_point(index: int) -> Transcribed:
-        found_notes = as_notes(estimates[index][reaches(estimates[index], threshold)], shift)
+        found_notes = as_notes(estimates[index][above_threshold(estimates[index], threshold)], shift)
         return transcribed(conf, infer, test, index, found_notes)
 
-    with optional("pictures"):
+    with warn_on_error("pictures"):
         draw_search(found, threshold, shift, path / "search.png")
         draw_recordings(path / "pictures", scores, at_point, threshold, shift)
 

@@ -113,7 +113,7 @@ def progress_bar(what: str, seconds: float) -> Iterator[Callable[[float], None]]
         yield lambda secs: bar.update(min(secs, seconds - bar.n))
 
 
-def transcribe(transcriber: Transcriber, audio: Path, seconds: float, midi: Path, conf: ConfDef) -> int:
+def transcribe_file(transcriber: Transcriber, audio: Path, seconds: float, midi: Path, conf: ConfDef) -> int:
     """Write the results of one recording of about ``seconds``, the MIDI file last; returns the number of notes."""
     with progress_bar(f"{audio.name}: spectrogram", seconds) as progress:
         logmel = spool_logmel(audio, progress=progress, mels=transcriber.mels)
@@ -149,7 +149,7 @@ def main(conf: ConfDef) -> None:
     done = {}
     for audio, length in seconds.items():
         with go_on_after(audio, unusable, alone=len(outputs) == 1):
-            notes = transcribe(transcriber, audio, length, outputs[audio], conf)
+            notes = transcribe_file(transcriber, audio, length, outputs[audio], conf)
             print(f"{audio} -> {outputs[audio]} ({length:.1f} s, {notes} notes)", flush=True)
             done[audio] = length
     if done:

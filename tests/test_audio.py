@@ -16,7 +16,7 @@ GOLDEN = np.load(Path(__file__).parent / "golden" / "logmel.npz")
 
 
 @pytest.mark.parametrize("rate", [16000, 44100, 48000])
-def test_golden(tmp_path, rate):
+def test_logmel_equals_the_golden_one(tmp_path, rate):
     path = tmp_path / "golden.wav"
     sf.write(path, GOLDEN[f"pcm_{rate}"], rate, subtype="PCM_16")
     wave = load_mono(path)
@@ -52,7 +52,7 @@ def test_number_of_frames_is_known_beforehand(window, hop):
 @pytest.mark.parametrize(
     ("subtype", "rate", "channels"), [("PCM_U8", 16000, 1), ("PCM_24", 96000, 6), ("DOUBLE", 8000, 2)]
 )
-def test_unusual_formats(tmp_path, subtype, rate, channels):
+def test_channels_rates_and_sample_formats_are_read(tmp_path, subtype, rate, channels):
     time = np.arange(rate) / rate
     tone = 0.5 * np.sin(2 * np.pi * 440 * time)
     sf.write(tmp_path / "tone.wav", np.repeat(tone[:, None], channels, 1), rate, subtype=subtype)
@@ -61,12 +61,12 @@ def test_unusual_formats(tmp_path, subtype, rate, channels):
     np.testing.assert_allclose(wave[200:-200], expected[200:-200], atol=0.01)
 
 
-def test_silence(tmp_path):
+def test_silence_has_the_floor_everywhere(tmp_path):
     sf.write(tmp_path / "silent.wav", np.zeros(16000), 16000)
     np.testing.assert_array_equal(LogMel()(load_mono(tmp_path / "silent.wav")), np.full((250, 42), -100, np.float32))
 
 
-def test_streamed_wave_without_length(tmp_path):
+def test_wave_without_a_length_in_its_header_is_read_to_its_end(tmp_path):
     path = tmp_path / "streamed.wav"
     sf.write(path, np.ones(1000) * 0.5, 16000)
     contents = bytearray(path.read_bytes())
@@ -75,7 +75,7 @@ def test_streamed_wave_without_length(tmp_path):
     assert audio_info(path) == (1000, 16000, 1)
 
 
-def test_compressed_formats(tmp_path):
+def test_compressed_formats_are_read(tmp_path):
     tone = 0.5 * np.sin(np.arange(32000) / 7)
     for name in ("tone.flac", "tone.ogg"):
         sf.write(tmp_path / name, tone, 16000)
@@ -125,7 +125,7 @@ def test_bad_files_are_named_with_the_reason(tmp_path, case):
     assert str(path) in str(error.value)
 
 
-def test_truncated_flac(tmp_path):
+def test_truncated_flac_is_refused(tmp_path):
     path = tmp_path / "cut.flac"
     sf.write(path, np.random.default_rng(0).uniform(-1, 1, 50000), 16000)
     path.write_bytes(path.read_bytes()[:40000])
@@ -133,7 +133,7 @@ def test_truncated_flac(tmp_path):
         load_mono(path)
 
 
-def test_too_short():
+def test_audio_shorter_than_half_a_window_is_refused():
     with pytest.raises(InputError, match="more than 1024 samples, found 1024"):
         LogMel()(torch.zeros(1024))
 
@@ -147,6 +147,6 @@ def test_logmel_of_joined_blocks_equals_that_of_the_whole(samples, block):
     torch.testing.assert_close(joined.clamp(min=float(joined.max()) - 80), whole, atol=1e-3, rtol=0)
 
 
-def test_logmel_in_blocks_needs_half_a_window():
+def test_logmel_in_blocks_shorter_than_half_a_window_is_refused():
     with pytest.raises(InputError, match="expected more than 1024 samples, found 1024"):
         list(LogMel().in_blocks(torch.zeros(1024).split(100)))

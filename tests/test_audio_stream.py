@@ -36,7 +36,7 @@ def streamed_logmel(wave: np.ndarray, rate: int, cuts: list[int], group: int) ->
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("group", [1, 4])
-def test_stream_has_the_log_mel_of_the_whole(rate, group):
+def test_stream_has_the_logmel_of_the_whole_recording(rate, group):
     wave = noise(rate + 1234)
     found, expected = streamed_logmel(wave, rate, [100, 5000, 5001], group), whole_logmel(wave, rate)
     assert found.shape == expected.shape == (250, logmel_frames(len(wave), rate))
@@ -49,7 +49,7 @@ def test_stream_has_the_log_mel_of_the_whole(rate, group):
     samples=st.integers(0, 12_000),
     cuts=st.lists(st.integers(0, 12_000), max_size=40),
 )
-def test_cuts_change_nothing(rate, group, samples, cuts):
+def test_logmel_does_not_depend_on_block_sizes(rate, group, samples, cuts):
     wave = noise(samples)
     expected = streamed_logmel(wave, rate, [], group)
     assert torch.equal(streamed_logmel(wave, rate, sorted(cuts), group), expected)
@@ -57,7 +57,7 @@ def test_cuts_change_nothing(rate, group, samples, cuts):
         assert expected.shape[1] == logmel_frames(samples, rate)
 
 
-def test_blocks_of_one_sample_change_nothing():
+def test_logmel_of_single_samples_equals_that_of_blocks():
     wave = noise(8000)
     one = streamed_logmel(wave, 44_100, list(range(1, 8000)), 1)
     assert torch.equal(one, streamed_logmel(wave, 44_100, [], 1))
@@ -74,7 +74,7 @@ def test_columns_come_as_soon_as_their_samples_are_there(rate):
     assert stream.columns == 6
 
 
-def test_resampler_is_torchaudios():
+def test_resampler_equals_torchaudio():
     wave = noise(9000)
     expected = torch.cat(list(resample([torch.from_numpy(wave)], len(wave), 44_100)))
     resampler = StreamResampler(44_100)
@@ -111,12 +111,12 @@ def test_mono_is_the_mean_over_channels():
         (np.array([0, 1e12]), "far beyond full scale"),
     ],
 )
-def test_blocks_that_cannot_be_used(samples, message):
+def test_unusable_blocks_are_refused(samples, message):
     with pytest.raises(InputError, match=message):
         mono_block(samples)
 
 
 @pytest.mark.parametrize(("rate", "message"), [(100, "sampling rate 100 Hz"), (44_101, "no simple ratio")])
-def test_rates_that_cannot_be_used(rate, message):
+def test_unusable_rates_are_refused(rate, message):
     with pytest.raises(InputError, match=message):
         StreamResampler(rate)

@@ -78,7 +78,7 @@ CSV = "maestro/maestro-v3.0.0.csv"
         (EVALUATE, ["DEVICE=cuda:99"], "DEVICE=cuda:99: not a usable device"),
     ],
 )
-def test_settings(case, script, args, message):
+def test_unusable_settings_are_one_line_and_status_2(case, script, args, message):
     assert message in refused(script, *case.args(script), *args)
     assert not case.output.exists() or case.output_files() == []
 
@@ -224,7 +224,7 @@ FILES = {
 
 
 @pytest.mark.parametrize(("script", "spoil", "message"), FILES.values(), ids=FILES)
-def test_files(case, monkeypatch, script, spoil, message):
+def test_unusable_files_are_one_line_and_status_2(case, monkeypatch, script, spoil, message):
     monkeypatch.chdir(case.folder)
     spoil(case)
     before = case.digests()
@@ -241,7 +241,7 @@ def test_a_recording_damaged_in_the_store_is_named_by_loader_workers(case):
     assert "recording MIDI-Unprocessed_train_" in refused(TRAIN, *case.args(TRAIN), *args)
 
 
-def test_odd_files_that_can_be_used(case):
+def test_unusual_but_valid_files_are_used(case):
     """Eight recordings, each odd in its way."""
     rng, oddities = np.random.default_rng(0), sorted((case.folder / "maestro").rglob("*.wav"))
     noise = rng.uniform(-0.1, 0.1, (96000, 6))
@@ -282,7 +282,7 @@ def test_other_errors_keep_their_traceback():
         run(main, make_dataclass("Conf", []), [])
 
 
-def test_a_file_that_the_unpickler_cannot_even_seek_in(tmp_path, monkeypatch):
+def test_a_snapshot_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
     def load(*args, **kwargs):
         raise OSError(22, "Invalid argument")
 
@@ -299,7 +299,7 @@ def test_rates_whose_ratio_would_need_gigabytes_are_refused(tmp_path, rate):
         load_mono(tmp_path / "odd.wav")
 
 
-def test_a_header_that_promises_months_of_audio(tmp_path):
+def test_a_header_with_an_implausible_length_is_refused(tmp_path):
     """Of FLAC, whose header holds 36 bits for the number of samples."""
     path = tmp_path / "long.flac"
     sf.write(path, np.zeros(20_000), 16000)
@@ -329,7 +329,7 @@ def test_many_channels_are_read_in_smaller_blocks(tmp_path):
         ("data_idxs", np.int64(3), r"found \(\)"),
     ],
 )
-def test_stores_of_other_kinds(case, name, contents, message):
+def test_other_hdf5_files_are_refused_as_stores(case, name, contents, message):
     def edit(file):
         del file[name]
         file[name] = contents
@@ -339,5 +339,5 @@ def test_stores_of_other_kinds(case, name, contents, message):
         Store(case.folder / MEL_NAME)
 
 
-def test_a_message_is_one_line_whatever_it_quotes():
+def test_error_messages_are_one_line():
     assert str(InputError("a\nb\r\nc\u2028d\n")) == "a b c d"

@@ -25,7 +25,7 @@ def test_every_batch_counts_the_same():
     torch.testing.assert_close(model[2].running_var, torch.ones(3), atol=1e-2, rtol=0)
 
 
-def test_settings_are_put_back_and_frozen_norms_stay():
+def test_momentum_is_restored_and_frozen_norms_are_unchanged():
     model = two_norms()
     model[0].requires_grad_(False)
     before = model[0].running_mean.clone()

@@ -66,7 +66,7 @@ def test_bounds_equal_the_golden_ones(name):
     np.testing.assert_array_equal(np.stack(bounds), np.load(GOLDEN)[name])
 
 
-def test_bounds_by_hand():
+def test_bounds_equal_a_hand_worked_table():
     begins, ends, padding = chunk_bounds(100, 110, 4, 2)
     assert begins.tolist() == [98, 100, 102, 104, 106]
     assert ends.tolist() == [102, 104, 106, 108, 110]
@@ -102,7 +102,7 @@ def test_items_equal_the_batch_and_own_their_memory(stores):
     assert torch.equal(items[1].logmel, dataset[1].logmel)
 
 
-def test_whole_recordings(stores):
+def test_recordings_equal_the_stores(stores):
     pair, arrays = stores
     dataset = RecordingDataset(pair, [4, 1])
     assert len(dataset) == 2
@@ -112,7 +112,7 @@ def test_whole_recordings(stores):
     assert metadata.basename == "piece-4"
 
 
-def test_survives_pickling_and_closing(stores):
+def test_datasets_work_after_pickling_and_closing(stores):
     dataset = ChunkDataset(stores[0], [0], 20, 7)
     before = dataset[3].logmel
     dataset.close()

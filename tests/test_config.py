@@ -42,7 +42,7 @@ class Conf:
         ("LEVELS=[1, 0.5]", [1.0, 0.5]),
     ],
 )
-def test_values(arg, expected):
+def test_values_are_parsed_to_the_declared_type(arg, expected):
     found = getattr(parse_args(Conf, [arg]), arg.split("=")[0])
     assert found == expected
     assert type(found) is type(expected)
@@ -79,7 +79,7 @@ def test_values(arg, expected):
         (["PATH=caf\udce9"], "expected text in UTF-8"),
     ],
 )
-def test_bad_arguments(args, message):
+def test_bad_arguments_name_the_setting_and_what_was_expected(args, message):
     with pytest.raises(InputError, match=message) as caught:
         parse_args(Conf, args)
     assert "\n" not in str(caught.value)
@@ -118,7 +118,7 @@ def test_positional_arguments_may_hold_an_equals_sign_if_they_exist(tmp_path, mo
         parse_args(Positional, ["--plot"])
 
 
-def test_too_many_positional_arguments():
+def test_too_many_positional_arguments_are_refused():
     @dataclass
     class One:
         PATH: str = option(REQUIRED, "what to read", positional=True)
@@ -133,7 +133,7 @@ def test_a_leading_tilde_is_the_home_folder(monkeypatch):
     assert parse_args(Positional, ["~/a", "~/b"]) == Positional("/home/pianist/a", ["/home/pianist/b"])
 
 
-def test_required_settings():
+def test_required_settings_must_be_given():
     @dataclass
     class Needy:
         PATH: str = option(REQUIRED, "what to read")
@@ -143,13 +143,13 @@ def test_required_settings():
     assert parse_args(Needy, ["PATH=x"]) == Needy("x")
 
 
-def test_lists_of_two_configurations_are_their_own():
+def test_default_lists_are_not_shared():
     first, second = parse_args(Conf, []), parse_args(Conf, [])
     first.LEVELS.append(1.0)
     assert second.LEVELS == [0.1, 0.2]
 
 
-def test_printed_configuration_and_help():
+def test_configuration_is_printed_in_order_and_help_lists_meanings():
     assert to_yaml(parse_args(Conf, ["COUNT=4"])).splitlines()[2:5] == ["COUNT: 4", "SHARE: 0.5", "FLAG: true"]
     assert "  COUNT=3\n      how many" in describe(Conf)
 

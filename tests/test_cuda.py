@@ -55,7 +55,7 @@ def stores(toy_maestro, tmp_path_factory):
     ("name", "file"), [("OnsetVelocityNet", "model_eval.npz"), ("OnsetsAndVelocities", "model_2023_eval.npz")]
 )
 @pytest.mark.parametrize("tf32", [False, True])
-def test_golden_outputs(name, file, tf32):
+def test_outputs_equal_the_golden_ones(name, file, tf32):
     select_device(DEVICE, tf32=tf32)
     golden = np.load(GOLDEN / file)
     model = NETWORKS[name](init=False)

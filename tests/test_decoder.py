@@ -35,14 +35,14 @@ def slow_decode(probs, velocities, threshold, std=1.0, ksize=11):
     return np.array(events).reshape(-1, 5)
 
 
-def test_golden():
+def test_events_equal_the_golden_ones():
     golden = np.load(GOLDEN / "decode.npz")
     events = Decoder()(torch.from_numpy(golden["probs"]), torch.from_numpy(golden["velmap"]), 0.3)
     np.testing.assert_allclose(events.to_numpy(), golden["events"], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("std", "ksize"), [(1, 11), (2.5, 7), (0.3, 1)])
-def test_equals_the_definition(std, ksize):
+def test_events_equal_an_obvious_implementation(std, ksize):
     draw = np.random.default_rng(0)
     probs, velocities = draw.uniform(size=(2, 3, 4, 50)).astype(np.float32)
     events = Decoder(DecoderSettings(std, ksize))(torch.from_numpy(probs), torch.from_numpy(velocities), 0.4)
@@ -52,7 +52,7 @@ def test_equals_the_definition(std, ksize):
     np.testing.assert_allclose(events.to_numpy()[:, 3:], expected[:, 3:], atol=1e-6)
 
 
-def test_zero_padding_at_both_ends():
+def test_blur_pads_with_zeros_at_both_ends():
     row = [1.0] + [0.0] * 20 + [1.0]
     events = Decoder()(maps(row), maps(row), 0.3)
     assert events.t_idx.tolist() == [0, 21]
@@ -74,7 +74,7 @@ def test_every_frame_of_a_tie_is_an_event():
     after=st.integers(5, 30),
     level=st.sampled_from([0.125, 0.7, 1]),
 )
-def test_plateaus_decode_alike_in_both_directions(width, before, after, level):
+def test_plateaus_give_the_same_events_reversed_in_time(width, before, after, level):
     row = [0.0] * before + [level] * width + [0.0] * after
     frames = Decoder()(maps(row), maps(row), 0.05).t_idx.to_numpy()
     mirrored = Decoder()(maps(row[::-1]), maps(row[::-1]), 0.05).t_idx.to_numpy()
@@ -83,7 +83,7 @@ def test_plateaus_decode_alike_in_both_directions(width, before, after, level):
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3])
-def test_short_maps(frames):
+def test_maps_shorter_than_the_blur_are_decoded(frames):
     velocities = torch.arange(1.0, frames + 1) / 4
     row = torch.tensor([0.1, 0.9, 0.1])[:frames]
     events = Decoder(DecoderSettings(gauss_ksize=1))(row[None, None], velocities[None, None], 0.05)
@@ -91,7 +91,7 @@ def test_short_maps(frames):
     np.testing.assert_allclose(events.to_numpy(), expected, atol=1e-6)
 
 
-def test_no_event_keeps_columns_and_types():
+def test_a_table_without_events_has_the_same_columns_and_types():
     empty = Decoder()(torch.zeros(2, 88, 30), torch.zeros(2, 88, 30), 0.5)
     some = Decoder()(torch.ones(2, 88, 30), torch.zeros(2, 88, 30), 0.5)
     assert len(empty) == 0
@@ -118,7 +118,7 @@ def test_batch_equals_item_by_item():
     pd.testing.assert_frame_equal(together, pd.concat(one_by_one, ignore_index=True))
 
 
-def test_twenty_minutes_with_300_000_events():
+def test_dense_events_over_twenty_minutes_are_decoded():
     draw = torch.Generator().manual_seed(2)
     probs, velocities = torch.rand(2, 1, 88, 50_000, generator=draw)
     begin = time.perf_counter()
@@ -130,12 +130,12 @@ def test_twenty_minutes_with_300_000_events():
 @pytest.mark.parametrize(
     ("shape", "other"), [((88, 30), (88, 30)), ((1, 88, 30), (1, 88, 29)), ((1, 88, 0), (1, 88, 0))]
 )
-def test_impossible_maps(shape, other):
+def test_maps_of_unusable_shapes_are_refused(shape, other):
     with pytest.raises(ValueError, match="maps to decode"):
         Decoder()(torch.zeros(shape), torch.zeros(other), 0.5)
 
 
 @pytest.mark.parametrize("parameters", [(0, 11), (-1, 11), (1, 10), (1, 0), (1, -3)])
-def test_impossible_parameters(parameters):
+def test_parameters_out_of_range_are_refused(parameters):
     with pytest.raises(ValueError, match="gauss_"):
         DecoderSettings(*parameters)

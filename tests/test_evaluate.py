@@ -72,7 +72,7 @@ def test_an_overlap_that_does_not_fit_is_refused():
         transcribe([(torch.zeros(MELS, 60), None, ())], chunk=1, overlap=2)
 
 
-def test_a_model_that_finds_an_onset_in_every_other_frame():
+def test_an_onset_in_every_other_frame_can_be_scored():
     """300,000 events: what an untrained network gives in the worst case."""
     logmel = torch.full((MELS, 6830), -10.0)
     logmel[:, ::2] = 10

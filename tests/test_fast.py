@@ -57,7 +57,7 @@ def test_without_a_compiler_the_network_itself_is_used(model, monkeypatch):
 
 
 @needs_compiler
-def test_source_that_does_not_compile_is_told_with_the_compilers_words(tmp_path, monkeypatch, caplog):
+def test_a_failed_compilation_reports_the_compiler_error(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     source = tmp_path / "broken.cpp"
     source.write_text("#error what is wrong\n")

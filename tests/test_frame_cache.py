@@ -46,7 +46,7 @@ def test_frames_equal_the_stores(stores):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_the_same_with_and_without(stores, workers):
+def test_batches_are_the_same_with_and_without_the_cache(stores, workers):
     cached = ChunkDataset(stores, [4, 0, 3, 2], 20, 7, open_frame_cache(stores))
     direct = ChunkDataset(stores, [4, 0, 3, 2], 20, 7)
     with training_loader(direct, 6, 0, seed=2) as plain, training_loader(cached, 6, workers, seed=2) as fast:
@@ -80,7 +80,7 @@ def test_an_out_of_date_copy_is_replaced(stores, damage):
     np.testing.assert_array_equal(again.read(0, total)[1], stores.roll.read(0, total)[KEY_ROWS])
 
 
-def test_what_killed_runs_left_is_deleted(stores):
+def test_partial_copies_of_killed_runs_are_deleted(stores):
     path = stores.mel.path.with_suffix(".frames")
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
@@ -106,7 +106,7 @@ def test_a_copy_that_another_machine_replaced_meanwhile_is_not_used(stores, monk
     assert "changed while it was made" in caplog.text
 
 
-def test_file_systems_that_cannot_lock(stores, monkeypatch):
+def test_the_copy_is_made_on_file_systems_that_cannot_lock(stores, monkeypatch):
     def not_here(_):
         raise NotImplementedError
 
@@ -144,7 +144,7 @@ def test_without_room_on_the_disk_training_goes_on(stores, monkeypatch, caplog):
     assert not stores.mel.path.with_suffix(".frames").exists()
 
 
-def test_a_copy_that_cannot_be_opened_is_done_without(stores, caplog):
+def test_training_reads_the_stores_if_the_copy_cannot_be_opened(stores, caplog):
     stores.mel.path.with_suffix(".frames").mkdir()
     assert open_frame_cache(stores) is None
     assert "training reads the HDF5 files directly: " in caplog.text
@@ -180,7 +180,7 @@ def test_the_stores_are_read_where_the_copy_is_lost_under_way(stores, loss, capl
     assert caplog.text.count("reading the HDF5 files from now on") == 1
 
 
-def test_one_of_several_processes_makes_it(stores, tmp_path):
+def test_one_of_several_processes_makes_the_copy(stores, tmp_path):
     processes = [multiprocessing.Process(target=_open_and_note, args=(stores, tmp_path / f"{i}.txt")) for i in range(3)]
     for process in processes:
         process.start()
@@ -196,7 +196,7 @@ def _open_and_note(stores, note):
     note.write_text("made" if made else "used")
 
 
-def test_survives_pickling_and_closing(stores):
+def test_cache_works_after_pickling_and_closing(stores):
     cache = open_frame_cache(stores)
     expected = cache.read(5, 50)[0]
     copy = pickle.loads(pickle.dumps(cache))

@@ -73,7 +73,7 @@ def test_preprocessing_on_a_full_disk_goes_on_when_there_is_room(toy_maestro, di
     assert len(open_pair(folder / MEL_NAME, folder / ROLL_NAME).metadata) == 8
 
 
-def test_a_training_state_that_finds_no_room_leaves_the_one_before(inputs, disk):
+def test_a_failed_training_state_leaves_the_one_before(inputs, disk):
     folder = disk("size=60m")  # a state takes 50
     args = training(inputs, folder, "SAVE_EVERY=1", "MAX_STEPS=3", "XV_EVERY=99", "RESUME=auto")
     line = refused(TRAIN, *args)
@@ -85,7 +85,7 @@ def test_a_training_state_that_finds_no_room_leaves_the_one_before(inputs, disk)
     assert TrainingState.load(saved_states(folder / "training_states")[-1]).step == 3
 
 
-def test_a_snapshot_that_finds_no_room(inputs, disk):
+def test_a_snapshot_without_room_is_one_line(inputs, disk):
     folder = disk("size=20m")
     line = refused(TRAIN, *training(inputs, folder, "MAX_STEPS=1"))
     assert f"error: {folder / 'model_snapshots'}/OnsetVelocityNet_" in line
@@ -93,14 +93,14 @@ def test_a_snapshot_that_finds_no_room(inputs, disk):
     assert list((folder / "model_snapshots").iterdir()) == []
 
 
-def test_a_log_that_finds_no_room(inputs, disk):
+def test_a_log_without_room_ends_the_run(inputs, disk):
     folder = disk("size=4k")  # one page: for the text file, none for the JSON lines
     line = refused(TRAIN, *training(inputs, folder, "MAX_STEPS=1"))
     assert f"error: {folder / 'txt_logs'}/" in line
     assert line.endswith(f".jsonl: {FULL}")
 
 
-def test_a_text_log_that_finds_no_room_ends_the_run(disk, capsys):
+def test_a_text_log_without_room_ends_the_run(disk, capsys):
     folder = disk("size=8k")
 
     def log_much():
@@ -114,7 +114,7 @@ def test_a_text_log_that_finds_no_room_ends_the_run(disk, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_evaluation_on_a_full_disk(inputs, disk):
+def test_evaluation_on_a_full_disk_leaves_no_report(inputs, disk):
     folder = disk("size=4k")
     line = refused(EVALUATE, *inputs[0], f"OUTPUT_DIR={folder}", f"SNAPSHOT_INPATH={inputs[1]}", "DEVICE=cpu")
     assert f"error: {folder / 'eval'}/" in line
@@ -122,7 +122,7 @@ def test_evaluation_on_a_full_disk(inputs, disk):
     assert list((folder / "eval").iterdir()) == []
 
 
-def test_read_only_output_folders(toy_maestro, inputs, disk):
+def test_read_only_output_folders_are_named(toy_maestro, inputs, disk):
     folder = disk("ro")
     lines = [
         refused(PREPROCESS, f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={folder}", "WORKERS=1"),

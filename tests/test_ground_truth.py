@@ -8,7 +8,7 @@ from tests.midi_files import GOLDEN_MIDI, GOLDEN_ROLLS, sorted_rows, write_track
 
 
 @pytest.mark.parametrize("path", GOLDEN_MIDI, ids=lambda path: path.stem)
-def test_golden(path):
+def test_notes_equal_the_golden_ones(path):
     expected = GOLDEN_ROLLS[f"{path.stem}_groundtruth"]
     np.testing.assert_allclose(sorted_rows(load_ground_truth(path)), sorted_rows(expected), rtol=0, atol=1e-9)
 

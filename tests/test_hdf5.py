@@ -86,7 +86,7 @@ def test_our_files_are_those_of_plain_h5py(tmp_path, write):
 
 
 @pytest.mark.parametrize("write", [write_ours, write_plain])
-def test_reading(tmp_path, write):
+def test_a_store_reads_back_what_was_written(tmp_path, write):
     write(tmp_path / "a.h5")
     store = pickle.loads(pickle.dumps(Store(tmp_path / "a.h5", 6)))
     assert (store.height, len(store), store.metadata) == (6, 6, METADATA)
@@ -97,7 +97,7 @@ def test_reading(tmp_path, write):
     store.close()
 
 
-def test_nothing_appears_under_the_name_before_the_end(tmp_path):
+def test_a_store_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "a.h5"
 
     def interrupted():
@@ -115,7 +115,7 @@ def test_nothing_appears_under_the_name_before_the_end(tmp_path):
     assert len(Store(path)) == 6
 
 
-def test_names_of_the_defaults():
+def test_default_names_are_the_published_ones():
     assert str(MEL) == "MAESTROv3_logmel_sr=16000_stft=2048w384h_mel=250(50-8000).h5"
     assert str(ROLL) == "MAESTROv3_roll_quant=0.024_midivals=128_extendsus=True.h5"
     assert parse_roll_name("some/folder/MAPS_roll_quant=0.024_midivals=128_extendsus=False.h5") == RollName(
@@ -129,7 +129,7 @@ NUMBERS = st.integers(1, 10**6)
 @given(
     st.sampled_from(["MAESTROv1", "MAESTROv2", "MAESTROv3", "MAPS"]), st.tuples(*[NUMBERS] * 6), NUMBERS, st.booleans()
 )
-def test_names_read_back(dataset, numbers, hop, extend_sustain):
+def test_names_parse_back_to_their_parameters(dataset, numbers, hop, extend_sustain):
     mel = MelName(dataset, LogMelSettings(*numbers))
     assert parse_mel_name(f"dir/{mel}") == mel
     roll = RollName(dataset, hop / numbers[0], extend_sustain)
@@ -151,12 +151,12 @@ def test_names_read_back(dataset, numbers, hop, extend_sustain):
         str(MEL),
     ],
 )
-def test_foreign_names(name):
+def test_other_roll_names_are_refused(name):
     with pytest.raises(InputError, match="expected a file name like MAESTROv3_roll"):
         parse_roll_name(f"folder/{name}")
 
 
-def test_foreign_mel_names():
+def test_other_mel_names_are_refused():
     for name in (str(ROLL), str(MEL).replace("2048", "-2048"), str(MEL).replace("250(", "0x10(")):
         with pytest.raises(InputError, match="expected a file name like MAESTROv3_logmel"):
             parse_mel_name(name)
@@ -179,7 +179,7 @@ def _spoil(path, change):
         (lambda file: file["metadata"].__setitem__(0, "3"), "metadata: expected tuples"),
     ],
 )
-def test_files_that_are_no_complete_store(tmp_path, change, message):
+def test_incomplete_stores_are_refused(tmp_path, change, message):
     path = tmp_path / "a.h5"
     write_ours(path)
     _spoil(path, change)
@@ -188,7 +188,7 @@ def test_files_that_are_no_complete_store(tmp_path, change, message):
     assert str(path) in str(error.value)
 
 
-def test_truncated_missing_or_foreign_files(tmp_path):
+def test_truncated_missing_and_other_files_are_refused(tmp_path):
     path = tmp_path / "a.h5"
     with pytest.raises(InputError, match="no such file"):
         Store(path)
@@ -203,7 +203,7 @@ def test_truncated_missing_or_foreign_files(tmp_path):
         Store(path, 7)
 
 
-def test_a_file_that_is_being_written(tmp_path):
+def test_a_file_that_is_being_written_is_refused(tmp_path):
     path = tmp_path / "a.h5"
     write_ours(path)
     code = "import sys, h5py; file = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
@@ -228,7 +228,7 @@ def _pair(folder, mel=MEL, roll=ROLL, **change):
     return folder / str(mel), folder / str(roll)
 
 
-def test_pair(tmp_path):
+def test_a_pair_shares_recordings_and_frames(tmp_path):
     pair = open_pair(*_pair(tmp_path))
     assert (pair.dataset, pair.frame_secs, pair.mel.height, pair.roll.height) == ("MAESTROv3", 0.024, 250, 259)
     assert pair.metadata[1].basename == METADATA[1][0]
@@ -246,13 +246,13 @@ def test_pair(tmp_path):
         ({"cut": 600}, r'é "3" has 700 and 600 frames'),
     ],
 )
-def test_files_that_do_not_belong_together(tmp_path, change, message):
+def test_mismatched_pairs_are_refused(tmp_path, change, message):
     paths = _pair(tmp_path, **change)
     with pytest.raises(InputError, match=f"do not belong together: .*{message}"):
         open_pair(*paths)
 
 
-def test_metadata_of_another_dataset(tmp_path):
+def test_metadata_of_another_dataset_is_refused(tmp_path):
     mel, roll = MEL._replace(dataset="MAPS"), ROLL._replace(dataset="MAPS")
     with pytest.raises(InputError, match=r"metadata: expected \('basename', 'instrument', 'category'\)"):
         open_pair(*_pair(tmp_path, mel, roll))

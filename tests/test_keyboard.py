@@ -90,7 +90,7 @@ TABLE = {
 
 
 @pytest.mark.parametrize(("messages", "notes"), TABLE.values(), ids=TABLE)
-def test_table(messages, notes):
+def test_gestures_give_the_notes_of_a_hand_worked_table(messages, notes):
     keyboard = play(messages, last_secs=10)
     assert sorted(keyboard.notes) == notes
     assert (keyboard.restruck, keyboard.unmatched) == (0, 0)
@@ -164,7 +164,7 @@ gestures = st.tuples(
 
 
 @given(st.lists(gestures, max_size=60), st.booleans())
-def test_any_gestures(gestures, extend_sustain):
+def test_any_gestures_equal_an_obvious_implementation(gestures, extend_sustain):
     messages, secs = [], 0.0
     for delta, gesture in gestures:
         secs += delta

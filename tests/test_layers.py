@@ -36,7 +36,7 @@ def test_frequency_to_keys_is_a_linear_map_per_channel():
     torch.testing.assert_close(layer(x), torch.einsum("ckf,bcft->bckt", weights, x), atol=1e-5, rtol=1e-4)
 
 
-def test_gates_by_hand():
+def test_gates_equal_a_hand_worked_example():
     gate = SqueezeExcite(in_channels=2, bottleneck=1, out_channels=3)
     with torch.no_grad():
         gate.fc[0].weight.copy_(torch.tensor([[1.0, -1.0]]))
@@ -90,7 +90,7 @@ def test_stage_settings_reach_every_layer():
     assert biases - {f"{name}.bias" for name, layer in model.named_modules() if layer in norms} == {"8.4.bias"}
 
 
-def test_init():
+def test_initial_weights_follow_the_published_rule():
     torch.manual_seed(0)
     layers = nn.Sequential(
         nn.Conv2d(20, 400, (3, 5), groups=2),

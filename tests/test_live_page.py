@@ -175,21 +175,21 @@ def test_the_microphone_is_transcribed_while_it_listens(site, open_page, expecte
     assert site.service.streams == 0
 
 
-def test_a_refused_microphone_is_said(site, open_page):
+def test_a_refused_microphone_is_reported(site, open_page):
     page = open_page(site, permissions=())
     page.click("#microphone")
     expect(page.locator("#notice")).to_contain_text("not allowed to use the microphone", timeout=PATIENCE_MS)
     assert page.get_attribute("#microphone", "aria-pressed") == "false"
 
 
-def test_a_file_that_is_no_recording_is_said(site, open_page, tmp_path):
+def test_an_unreadable_file_is_reported(site, open_page, tmp_path):
     (tmp_path / "notes.txt").write_text("do re mi")
     page = open_page(site)
     page.set_input_files("#file", tmp_path / "notes.txt")
     expect(page.locator("#notice")).to_contain_text("notes.txt: this browser cannot read it", timeout=PATIENCE_MS)
 
 
-def test_notes_outlive_the_server_and_new_ones_come_when_it_is_back(transcriber, open_page):
+def test_notes_stay_when_the_server_stops_and_continue_when_it_returns(transcriber, open_page):
     with Service(transcriber, CHEAP) as service:
         with live_site(service) as first:
             page = open_page(first)
@@ -209,7 +209,7 @@ def test_notes_outlive_the_server_and_new_ones_come_when_it_is_back(transcriber,
             page.close()
 
 
-def test_more_streams_than_places_are_told_so(transcriber, open_page):
+def test_streams_beyond_the_limit_are_refused(transcriber, open_page):
     with Service(transcriber, CHEAP, replace(PATIENT, streams=1)) as service, live_site(service) as site:
         first, second = open_page(site), open_page(site)
         first.click("#microphone")

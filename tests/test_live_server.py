@@ -169,7 +169,7 @@ SECOND = np.zeros(8000, "<f4").tobytes()
         ([{}, '{"type": "adjust", "threshold": NaN, "gain_db": 0}'], "threshold"),
     ],
 )
-def test_nonsense_is_refused_with_one_message(site, messages, error):
+def test_malformed_messages_are_refused(site, messages, error):
     with site.connect() as client:
         for message in messages:
             is_start = isinstance(message, dict)
@@ -207,7 +207,7 @@ def test_a_message_that_is_too_large_ends_the_connection(site):
     wait_until_free(site)
 
 
-def test_the_stream_beyond_the_last_place_is_told_so(site):
+def test_a_stream_beyond_the_limit_is_refused(site):
     with site.connect() as first, site.connect() as second, site.connect() as third:
         for client in (first, second, third):
             client.send(json.dumps(START | {"sample_rate": 8000}))
@@ -301,7 +301,7 @@ def test_only_this_site_is_let_in(site, host, origin, let_in):
 @pytest.mark.parametrize(
     "path", ["/../../../etc/passwd", "/%2e%2e/__main__.py", "/page/main.js", "//etc/passwd", "/main.js%00", "/stream"]
 )
-def test_no_path_reaches_other_files(site, path):
+def test_paths_outside_the_page_are_refused(site, path):
     assert request(site, path).status in (403, 404)
 
 

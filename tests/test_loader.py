@@ -62,7 +62,7 @@ def test_order_depends_on_seed_and_epoch_alone(dataset):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_starting_in_the_middle_reads_only_the_rest(dataset, workers, monkeypatch):
+def test_an_epoch_can_start_at_any_batch(dataset, workers, monkeypatch):
     with training_loader(dataset, 8, workers, seed=5) as loader:
         expected = list(loader.batches(3))
         assert equal(expected[6:], loader.batches(3, first_batch=6))
@@ -162,7 +162,7 @@ def open_files():
     return {os.readlink(link) for link in links if os.path.lexists(link)}
 
 
-def test_batches_that_cannot_be_are_refused(dataset):
+def test_impossible_batch_sizes_are_refused(dataset):
     with pytest.raises(InputError, match="batch size 9: expected a multiple of the number of processes, 2"):
         training_loader(dataset, 9, 0, 0, rank=1, world=2)
     with pytest.raises(InputError, match="81 chunks do not fill a batch of 82"):

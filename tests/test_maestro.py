@@ -35,7 +35,7 @@ def test_recordings_follow_the_table(toy_maestro):
     assert [type(value) for value in first.metadata] == [str, int, str, float, str, str]
 
 
-def test_filters(toy_maestro):
+def test_splits_and_years_filter_the_recordings(toy_maestro):
     assert [rec.metadata.split for rec in load_recordings(toy_maestro, splits=["test"])] == ["test"] * 2
     assert [rec.metadata.year for rec in load_recordings(toy_maestro, years=[2009, 2018])] == [2009] * 2 + [2018] * 2
 
@@ -76,13 +76,13 @@ def test_audio_may_be_absent_where_it_is_not_needed(tree):
         (lambda root: [shutil.rmtree(root / year) for year in ("2004", "2009", "2018")], "no recording left"),
     ],
 )
-def test_bad_trees(tree, spoil, message):
+def test_broken_trees_are_named(tree, spoil, message):
     spoil(tree)
     with pytest.raises(InputError, match=message):
         load_recordings(tree)
 
 
-def test_unknown_filters_and_versions(toy_maestro):
+def test_unknown_filters_and_versions_are_refused(toy_maestro):
     with pytest.raises(InputError, match="unknown split 'valid': expected one of train, validation, test"):
         load_recordings(toy_maestro, splits=["valid"])
     with pytest.raises(InputError, match="unknown year 2005: expected one of 2004, 2009, 2018"):

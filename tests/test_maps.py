@@ -55,19 +55,19 @@ from ov_piano.errors import InputError
         ),
     ],
 )
-def test_file_names(name, expected):
+def test_file_names_give_their_metadata(name, expected):
     assert parse_basename(name) == expected
 
 
 @pytest.mark.parametrize(
     "name", ["", "MAPS_MUS-piece_Steinway", "maps_mus-piece_AkPnBcht", "MAPS_ISOL_XX_F_S0_M60_AkPnBcht"]
 )
-def test_foreign_file_names(name):
+def test_other_file_names_are_refused(name):
     with pytest.raises(InputError, match="not a MAPS file name"):
         parse_basename(name)
 
 
-def test_pieces():
+def test_pieces_are_recognised_across_instruments():
     assert piece_of("MAPS_MUS-chpn-p11-format0_AkPnCGdD") == piece_of("MAPS_MUS-chpn-p11_StbgTGd2") == "chpn-p11"
     assert piece_of("MAPS_ISOL_CH0.3_M_AkPnBcht") is None
 
@@ -86,7 +86,7 @@ def test_everything_is_listed_in_order(toy_maps):
         assert recording.midi_path.is_file()
 
 
-def test_filters(toy_maps):
+def test_instruments_and_categories_filter_the_recordings(toy_maps):
     names = [rec.name for rec in load_recordings(toy_maps, ["AkPnBcht", "ENSTDkAm"], ["MUS", "RAND"])]
     assert names == [
         "MAPS_MUS-bk_xmas1_AkPnBcht",
@@ -103,7 +103,7 @@ def test_absent_folders_are_named(toy_maps, caplog):
     assert "no folder */RAND: their" in caplog.text
 
 
-def test_repeated_pieces(toy_maps):
+def test_repeated_pieces_are_kept_chosen_or_dropped(toy_maps):
     def pieces(**choice):
         recordings = load_recordings(toy_maps, categories=["MUS"], **choice)
         return sorted(rec.name.removeprefix("MAPS_MUS-") for rec in recordings)
@@ -117,7 +117,7 @@ def test_repeated_pieces(toy_maps):
     assert len(load_recordings(toy_maps, categories=["ISOL", "RAND"], repeated_pieces="drop")) == 3
 
 
-def test_standard_split():
+def test_standard_split_tests_on_the_disklaviers():
     table = [
         ("MAPS_MUS-a_ENSTDkCl", "ENSTDkCl", "MUS", "test"),
         ("MAPS_MUS-b_ENSTDkAm", "ENSTDkAm", "MUS", "test"),
@@ -150,7 +150,7 @@ def test_standard_split():
         (lambda root: [shutil.rmtree(folder) for folder in root.iterdir()], "no recording left"),
     ],
 )
-def test_bad_trees(toy_maps, tmp_path, spoil, message):
+def test_broken_trees_are_named(toy_maps, tmp_path, spoil, message):
     root = shutil.copytree(toy_maps, tmp_path / "MAPS")
     spoil(root)
     with pytest.raises(InputError, match=message):
@@ -160,6 +160,6 @@ def test_bad_trees(toy_maps, tmp_path, spoil, message):
 @pytest.mark.parametrize(
     "filters", [{"instruments": ["Steinway"]}, {"categories": ["mus"]}, {"repeated_pieces": "two"}]
 )
-def test_unknown_filters(toy_maps, filters):
+def test_unknown_filters_are_refused(toy_maps, filters):
     with pytest.raises(InputError, match=r"unknown .*expected one of"):
         load_recordings(toy_maps, **filters)

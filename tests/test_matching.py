@@ -20,11 +20,11 @@ def test_equals_mir_eval_for_notes_that_repeat_quickly(windows):
     assert maximum_matching(candidates) == _bipartite_match(candidates)
 
 
-def test_no_candidates():
+def test_no_candidates_give_no_matches():
     assert maximum_matching({}) == {}
 
 
-def test_an_alternating_path_through_all_notes():
+def test_a_long_alternating_path_is_matched():
     """Each estimate takes its first reference; the last finds it taken and all have to move by one."""
     count = 5000
     candidates = {est: [est, est + 1] for est in range(count)} | {count: [0]}

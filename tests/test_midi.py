@@ -65,7 +65,7 @@ def assert_as_mido_reads_it(path):
 
 @pytest.mark.parametrize("extend_sustain", [True, False])
 @pytest.mark.parametrize("path", GOLDEN_MIDI, ids=lambda path: path.stem)
-def test_golden(path, extend_sustain):
+def test_notes_equal_the_golden_ones(path, extend_sustain):
     expected = GOLDEN_ROLLS[f"{path.stem}_extendsus={extend_sustain}_events"]
     midi_notes = read_notes(path, extend_sustain)
     np.testing.assert_allclose(sorted_rows(midi_notes.notes), sorted_rows(expected), rtol=0, atol=1e-9)
@@ -88,7 +88,7 @@ def test_tempo_changes_of_one_track_time_the_notes_of_another(tmp_path):
     assert midi_notes.last_secs == pytest.approx(2.125, abs=1e-12)
 
 
-def test_both_kinds_of_note_off(tmp_path):
+def test_velocity_zero_is_a_note_off(tmp_path):
     messages = [note_on(60, 90), note_on(62, 80), note_on(60, 0, 480), note_off(62, 0, velocity=127)]
     notes = read_notes(write_tracks(tmp_path / "a.mid", [messages])).notes
     np.testing.assert_array_equal(notes, [[0, 0.5, 60, 90], [0, 0.5, 62, 80]])
@@ -114,7 +114,7 @@ def test_channels_play_one_keyboard_and_other_messages_play_nothing(tmp_path):
     assert (midi_notes.restruck, midi_notes.unmatched) == (0, 0)
 
 
-def test_pedal_changes(tmp_path):
+def test_pedal_changes_are_read_with_their_times(tmp_path):
     messages = [control(SUSTAIN, 3), control(SOFT, 5, 480), control(SUSTAIN, 90, 480), control(SOSTENUTO, 1)]
     pedals = read_notes(write_tracks(tmp_path / "a.mid", [messages])).pedals
     np.testing.assert_array_equal(pedals[SUSTAIN], [[0, 3], [1, 90]])
@@ -205,7 +205,7 @@ def test_broken_files_are_named_with_the_reason(tmp_path, data, reason):
     assert "\n" not in str(caught.value)
 
 
-def test_missing_file_and_folder(tmp_path):
+def test_missing_files_and_folders_are_named(tmp_path):
     with pytest.raises(InputError, match=r"missing\.mid: cannot read MIDI file \(No such file or directory\)"):
         read_notes(tmp_path / "missing.mid")
     with pytest.raises(InputError, match="Is a directory"):
@@ -243,7 +243,7 @@ messages_of_any_kind = st.one_of(
 
 
 @given(st.lists(st.lists(messages_of_any_kind, max_size=25), min_size=1, max_size=3), st.sampled_from([1, 384, 0x7FFF]))
-def test_any_messages(tmp_path_factory, tracks, ticks_per_beat):
+def test_any_messages_are_read_as_mido_plays_them(tmp_path_factory, tracks, ticks_per_beat):
     path = write_tracks(tmp_path_factory.getbasetemp() / "any.mid", tracks, ticks_per_beat=ticks_per_beat)
     assert len(parse_midi(path.read_bytes()).tracks) == len(tracks)  # written by mido, so well-formed
     rows, last_secs = iterate_with_mido(path)

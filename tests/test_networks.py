@@ -77,12 +77,12 @@ def test_names_shapes_and_types_are_the_published(published):
     assert found == {name: [shape, dtype.removeprefix("torch.")] for name, (shape, dtype) in expected.items()}
 
 
-def test_number_of_parameters(published):
+def test_number_of_parameters_is_the_published(published):
     assert sum(p.numel() for p in published.network(init=False).parameters()) == published.parameters
 
 
 @torch.no_grad()
-def test_golden_outputs(published, model, logmel):
+def test_outputs_equal_the_golden_ones(published, model, logmel):
     golden = np.load(GOLDEN / published.outputs)
     onset_stages, velocities = model(logmel)
     assert len(onset_stages) == published.stages
@@ -158,7 +158,7 @@ def test_one_frame_less_than_the_input(model, frames):
 
 
 @pytest.mark.parametrize("shape", [(1, 0, 1), (0, 30), (1, 1, 30)])
-def test_impossible_input(model, shape):
+def test_input_of_unusable_shapes_is_refused(model, shape):
     shape = (*shape[:-2], shape[-2] + model.in_bins, shape[-1])
     with pytest.raises(ValueError, match=rf"expected shape \(b, {model.in_bins}, 2 or more\), found"):
         model(torch.zeros(shape))
@@ -173,7 +173,7 @@ def test_settings_reach_every_layer(published):
     assert dropouts == [0.25] * published.dropouts
 
 
-def test_init(published):
+def test_initial_weights_follow_the_published_rule(published):
     torch.manual_seed(0)
     model = published.network()
     for name, parameter in model.named_parameters():

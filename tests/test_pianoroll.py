@@ -14,7 +14,7 @@ def notes_and_pedals(notes, pedals=None, last_secs=1.0) -> MidiNotes:
 
 @pytest.mark.parametrize("extend_sustain", [True, False])
 @pytest.mark.parametrize("path", GOLDEN_MIDI, ids=lambda path: path.stem)
-def test_golden(path, extend_sustain):
+def test_rolls_equal_the_golden_ones(path, extend_sustain):
     roll, collisions = piano_roll(read_notes(path, extend_sustain))
     expected = GOLDEN_ROLLS[f"{path.stem}_extendsus={extend_sustain}"]
     assert roll.dtype == np.uint8

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 from ov_piano.evaluation.scoring import score
 from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS
-from ov_piano.plots.evaluation import draw_recordings, draw_search, search_figure, telling
+from ov_piano.plots.evaluation import draw_recordings, draw_search, notable_recordings, search_figure
 from ov_piano.plots.learning_curve import History, LearningCurve, draw, smoothed, smoothing_window, thinned
 from ov_piano.plots.recording import OUTCOMES, Transcribed, outcomes, page_count, pages
 from ov_piano.plots.style import mel, new_figure, note_range, save, set_mel_axis, set_note_axis, velocity_range
@@ -122,7 +122,7 @@ def test_markers_at_the_ends_of_the_axes_are_drawn_whole(tmp_path):
     assert not any(line.get_clip_on() for line in scores.lines)
 
 
-def test_a_loss_of_zero_is_a_gap_and_no_more(tmp_path):
+def test_a_loss_of_zero_leaves_a_gap(tmp_path):
     records = [step_record(s, 1 / s) for s in range(1, 21)]
     records[6]["velocity_loss"] = 0.0  # no onset in the batch
     write_log(tmp_path, "2026", records)
@@ -223,7 +223,7 @@ ESTIMATE = np.array(
 EMPTY = np.empty((0, 4)), np.empty((0, 3))
 
 
-def test_outcomes_by_hand():
+def test_outcomes_equal_a_hand_worked_example():
     found = outcomes(REFERENCE, ESTIMATE, Tolerances(0.05, 0.29))
     assert list(found) == list(OUTCOMES)
     assert found["hit"].tolist() == [[1.01, 69], [1.99, 69], [3.05, 69], [4.0, 69]]
@@ -266,17 +266,17 @@ def panels(figure) -> list[list]:
 @pytest.mark.parametrize(
     ("seconds", "rows_of_pages"), [(0.024, [1]), (20, [1]), (30.5, [2]), (120, [4]), (121, [4, 1]), (1200, [4] * 10)]
 )
-def test_rows_and_pages_by_length(seconds, rows_of_pages, monkeypatch):
+def test_recordings_are_split_into_rows_and_pages(seconds, rows_of_pages, monkeypatch):
     drawn = []
     monkeypatch.setattr("ov_piano.plots.recording._draw_row", lambda *args: drawn.append(args[-2:]))
-    its = recording(seconds, *EMPTY)
-    figures = list(pages(its, "title"))
+    transcribed = recording(seconds, *EMPTY)
+    figures = list(pages(transcribed, "title"))
     assert [len(figure.subfigs) for figure in figures] == rows_of_pages
-    assert len(figures) == page_count(its)
+    assert len(figures) == page_count(transcribed)
     assert [tuple(figure.get_size_inches()) for figure in figures] == [(16, 1 + 8 * rows) for rows in rows_of_pages]
     ends = [end for _, end in drawn]
     np.testing.assert_allclose([begin for begin, _ in drawn], [0, *ends[:-1]])
-    assert ends[-1] == pytest.approx(max(1, its.seconds))
+    assert ends[-1] == pytest.approx(max(1, transcribed.seconds))
     assert max(np.diff([0, *ends])) <= 30 + 1e-9
 
 
@@ -287,21 +287,23 @@ def test_dollar_signs_of_a_file_name_are_drawn_as_they_are():
 
 def test_each_note_is_drawn_once_and_each_frame_at_its_time():
     late = [[onset, onset + 1, 60, 64] for onset in (0.0, 15.25, 15.5, 30.6)]  # the last one after the audio's end
-    its = recording(30.5, late, [[15.25, 60, 64], [2.0, 64, 64]])
-    (figure,) = pages(its, "title")
-    (row_1, row_2), expected = panels(figure), outcomes(its.reference, its.estimate, Tolerances())
+    transcribed = recording(30.5, late, [[15.25, 60, 64], [2.0, 64, 64]])
+    (figure,) = pages(transcribed, "title")
+    (row_1, row_2), expected = panels(figure), outcomes(transcribed.reference, transcribed.estimate, Tolerances())
     assert row_1[3].get_xlim()[1] == row_2[3].get_xlim()[0] == pytest.approx(30.624 / 2)
     for index, name in enumerate(OUTCOMES):
         drawn = [tuple(place) for row in (row_1, row_2) for place in row[3].collections[index].get_offsets()]
         assert sorted(drawn) == sorted(map(tuple, expected[name]))
-    for axes, values in zip(row_1[:3], (its.logmel, its.onset_probs, 127 * its.velocities), strict=True):
+    for axes, values in zip(
+        row_1[:3], (transcribed.logmel, transcribed.onset_probs, 127 * transcribed.velocities), strict=True
+    ):
         image = axes.images[0].get_array()
         frames = math.ceil(30.624 / 2 / 0.024) + 1
         np.testing.assert_allclose(np.ma.getdata(image), values[:, :frames])
         assert axes.images[0].get_extent()[:2] == pytest.approx([-0.012, (frames - 0.5) * 0.024])
     assert row_1[0].images[0].get_extent()[2:] == pytest.approx([mel(50), mel(8000)])
     assert row_1[1].images[0].get_extent()[2:] == [20.5, 108.5]
-    assert (np.ma.getmaskarray(row_1[2].images[0].get_array()) == (its.onset_probs[:, :frames] < 0.1)).all()
+    assert (np.ma.getmaskarray(row_1[2].images[0].get_array()) == (transcribed.onset_probs[:, :frames] < 0.1)).all()
     assert row_1[3].get_ylim() == (55.5, 68.5)
     outlines = [row[3].collections[len(OUTCOMES)].get_paths() for row in (row_1, row_2)]
     assert [len(paths) for paths in outlines] == [2, 3]  # one note sounds in both rows
@@ -335,22 +337,22 @@ def test_notes_and_velocities_are_shown_on_the_range_of_the_data():
     assert velocity_range(np.array([40.0, 55, 97])) == (40, 97)
     assert velocity_range(np.array([64.0, 68])) == (56, 76)
     assert velocity_range(np.array([])) == (0, 127)
-    its = recording(2)
-    its.onset_probs[:] = 0.05
-    its.onset_probs[30, 5:8], its.velocities[30, 5:8] = 0.9, (30 / 127, 50 / 127, 90 / 127)
-    (figure,) = pages(its, "title")
+    transcribed = recording(2)
+    transcribed.onset_probs[:] = 0.05
+    transcribed.onset_probs[30, 5:8], transcribed.velocities[30, 5:8] = 0.9, (30 / 127, 50 / 127, 90 / 127)
+    (figure,) = pages(transcribed, "title")
     assert panels(figure)[0][2].images[0].get_clim() == pytest.approx((30, 90))
 
 
 def test_best_worst_and_median_without_repeats():
-    assert telling(np.array([0.5])) == [(0, "best")]
-    assert telling(np.array([0.5, 0.7])) == [(1, "best"), (0, "worst")]
-    assert telling(np.array([0.9, 0.1, 0.5])) == [(0, "best"), (1, "worst"), (2, "median")]
-    assert telling(np.array([0.4, 0.3, 0.2, 0.1])) == [(0, "best"), (3, "worst"), (2, "median")]
-    assert telling(np.array([0.5, 0.5, 0.5])) == [(2, "best"), (0, "worst"), (1, "median")]
+    assert notable_recordings(np.array([0.5])) == [(0, "best")]
+    assert notable_recordings(np.array([0.5, 0.7])) == [(1, "best"), (0, "worst")]
+    assert notable_recordings(np.array([0.9, 0.1, 0.5])) == [(0, "best"), (1, "worst"), (2, "median")]
+    assert notable_recordings(np.array([0.4, 0.3, 0.2, 0.1])) == [(0, "best"), (3, "worst"), (2, "median")]
+    assert notable_recordings(np.array([0.5, 0.5, 0.5])) == [(2, "best"), (0, "worst"), (1, "median")]
 
 
-def test_only_the_telling_recordings_are_transcribed_again(tmp_path, monkeypatch):
+def test_only_the_drawn_recordings_are_transcribed_again(tmp_path, monkeypatch):
     monkeypatch.setattr("ov_piano.plots.recording.ROW_SECS", 4)
     monkeypatch.setattr("ov_piano.plots.recording.ROWS_A_PAGE", 1)
     values = [[0.5] * 6, [0.9] * 6, [0.6] * 6, [0.2] * 6, [0.3] * 6]

@@ -66,14 +66,14 @@ def tree(toy_maestro, tmp_path):
     return shutil.copytree(toy_maestro, tmp_path / "maestro-v3.0.0")
 
 
-def test_equal_to_the_plain_way(toy_maestro, finished, tmp_path):
+def test_stores_equal_those_of_a_plain_implementation(toy_maestro, finished, tmp_path):
     preprocess_plainly(toy_maestro, tmp_path / "plain")
     assert_same_stores(finished, tmp_path / "plain", decibels=1e-2)
     pair = hdf5.open_pair(finished / MEL_NAME, finished / ROLL_NAME)
     assert [entry.split for entry in pair.metadata] == ["train"] * 4 + ["validation"] * 2 + ["test"] * 2
 
 
-def test_the_number_of_processes_changes_nothing(toy_maestro, finished, tmp_path):
+def test_stores_do_not_depend_on_the_number_of_processes(toy_maestro, finished, tmp_path):
     printed = succeed(SCRIPT, f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={tmp_path}", "WORKERS=2")
     assert_same_stores(tmp_path, finished)
     assert "(processes: 2)" in printed
@@ -121,7 +121,7 @@ def _kill_at(monkeypatch, target, name: str, call: int) -> None:
         (preprocess.shutil, "rmtree", 1),  # both are in place
     ],
 )
-def test_continues_after_an_end_at_any_place(toy_maestro, finished, tmp_path, monkeypatch, place):
+def test_a_stopped_run_continues_from_any_point(toy_maestro, finished, tmp_path, monkeypatch, place):
     name, call = place[1:]
     with monkeypatch.context() as patch:
         _kill_at(patch, *place)
@@ -134,7 +134,7 @@ def test_continues_after_an_end_at_any_place(toy_maestro, finished, tmp_path, mo
     assert len(made) == (9 - call if name == "make_part" else 0)
 
 
-def test_continues_after_sigkill(toy_maestro, finished, tmp_path):
+def test_a_killed_run_continues(toy_maestro, finished, tmp_path):
     command = [sys.executable, ROOT / SCRIPT, f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={tmp_path}", "WORKERS=2"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not list(tmp_path.glob("*.parts/*.part")):
@@ -198,7 +198,7 @@ def test_rolls_alone_have_the_length_of_the_logmel_if_there_is_audio(tree, finis
         np.testing.assert_array_equal(store.read(begin, end), roll)
 
 
-def test_without_sustain(tree, tmp_path):
+def test_without_sustain_notes_end_with_their_keys(tree, tmp_path):
     (path,) = run(tree, tmp_path, IGNORE_MEL=True, MIDI_SUS_EXTEND=False)
     assert path.name == ROLL_NAME.replace("True", "False")
     store = hdf5.Store(path)
@@ -268,7 +268,7 @@ def test_tempo_changes_and_formats_0_and_2_are_read(tree, tmp_path):
     assert logmels.name == MEL_NAME
 
 
-def test_full_disk(toy_maestro, finished, tmp_path):
+def test_a_full_disk_is_one_line_and_the_run_continues_later(toy_maestro, finished, tmp_path):
     """A limit on file sizes stands for it: HDF5 meets an error of the operating system while it writes."""
     kept = tmp_path / "kept.h5"
     shutil.copy(finished / ROLL_NAME, kept)
@@ -289,7 +289,7 @@ def test_full_disk(toy_maestro, finished, tmp_path):
     assert_same_stores(tmp_path, finished)
 
 
-def test_output_folder_that_cannot_be_made(toy_maestro, tmp_path):
+def test_an_output_folder_that_cannot_be_made_is_one_line(toy_maestro, tmp_path):
     (tmp_path / "file").touch()
     message = fail(SCRIPT, f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={tmp_path / 'file'}")
     assert f"{tmp_path / 'file'}" in message
@@ -307,12 +307,12 @@ def test_output_folder_that_cannot_be_made(toy_maestro, tmp_path):
         ({"DEVICE": "cuba"}, "DEVICE=cuba: not a usable device"),
     ],
 )
-def test_settings_that_do_not_go_together(settings, message):
+def test_conflicting_settings_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         PreprocessConf(**settings)
 
 
-def test_other_parameters(tree, tmp_path):
+def test_other_parameters_are_in_the_names_and_the_stores(tree, tmp_path):
     run(tree, tmp_path, TARGET_SR=22050, STFT_WINSIZE=1024, STFT_HOPSIZE=512, MELBINS=40, MEL_FMAX=11025)
     mel_name = "MAESTROv3_logmel_sr=22050_stft=1024w512h_mel=40(50-11025).h5"
     roll_name = f"MAESTROv3_roll_quant={512 / 22050}_midivals=128_extendsus=True.h5"
@@ -321,7 +321,7 @@ def test_other_parameters(tree, tmp_path):
     assert pair.mel.data.chunks == (40, round(8 / (512 / 22050)))
 
 
-def test_maps_by_script(toy_maps, tmp_path):
+def test_script_0b_preprocesses_maps(toy_maps, tmp_path):
     choice = ("MAPS_CATEGORIES=[MUS,RAND]", "MAPS_REPEATED_PIECES=drop")
     printed = succeed("0b_maps_to_hdf5mel.py", f"MAPS_INPATH={toy_maps}", f"OUTPUT_DIR={tmp_path}", *choice)
     pair = hdf5.open_pair(tmp_path / MAPS_MEL_NAME, tmp_path / MAPS_ROLL_NAME)

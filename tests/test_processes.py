@@ -51,7 +51,7 @@ def training_args(toy_maestro, stores, output):
     )
 
 
-def test_two_processes_continue_like_one(toy_maestro, stores, tmp_path):
+def test_training_in_two_processes_equals_training_in_one(toy_maestro, stores, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     done = run_script(SCRIPT, *training_args(toy_maestro, stores, one), f"MAX_STEPS={STEPS}")
     assert done.returncode == 0, done.stderr

@@ -33,7 +33,7 @@ spaced_notes = st.lists(st.tuples(st.integers(0, KEYS - 1), st.integers(0, 30), 
 
 
 @given(spaced_notes)
-def test_notes_to_roll_to_events_to_scores(steps):
+def test_notes_through_roll_and_decoder_score_one(steps):
     frame, last, rows = 2, {}, []
     for key, step, velocity in steps:
         frame += step
@@ -69,7 +69,7 @@ events_of_any_kind = st.lists(
 
 
 @given(events_of_any_kind, st.floats(0.01, 2))
-def test_events_to_midi_to_notes(tmp_path_factory, rows, note_secs):
+def test_events_written_as_midi_read_back_as_notes(tmp_path_factory, rows, note_secs):
     path = tmp_path_factory.getbasetemp() / "events.mid"
     events = pd.DataFrame(rows, columns=["onset_secs", "note", "velocity", "prob"])
     write_midi(events, path, note_secs)
@@ -89,21 +89,21 @@ metadata = st.tuples(texts, st.integers(0, 9999), texts, st.floats(0, 1e6), text
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), metadata), min_size=1, max_size=5), st.integers(1, 17), st.booleans())
-def test_recordings_of_any_length_and_name_come_back(tmp_path_factory, recordings, chunk_frames, chunked):
+def test_recordings_of_any_length_and_name_read_back(tmp_path_factory, recordings, chunk_frames, chunked):
     """By `append`, or chunk by chunk from datasets that begin at any place of the chunk grid."""
     folder = tmp_path_factory.mktemp("any")
     rng, arrays = np.random.default_rng(0), []
     with StoreWriter(folder / "store.h5", 3, chunk_frames) as store, h5py.File(folder / "parts.h5", "w") as parts:
-        for frames, its in recordings:
+        for frames, metadata in recordings:
             array = rng.normal(size=(3, frames)).astype(np.float32)
             lead = store.frames % chunk_frames
             if chunked:
                 source = create_frames(parts, str(len(arrays)), 3, chunk_frames)
                 source.resize(lead + frames, axis=1)
                 source[:, lead:] = array
-                store.append_chunked(source, lead, its)
+                store.append_chunked(source, lead, metadata)
             else:
-                store.append(array, its)
+                store.append(array, metadata)
             arrays.append(array)
     store = Store(folder / "store.h5", 3)
     assert store.metadata == [its for _, its in recordings]
@@ -128,7 +128,7 @@ def test_chunks_cover_every_frame_alike(begin, frames, length, share):
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(0, 999), st.sampled_from([0.0, 0.2, 0.5]))
-def test_pieces_of_any_length_decode_like_the_whole(sizes, seed, threshold):
+def test_decoding_does_not_depend_on_the_pieces(sizes, seed, threshold):
     draw = torch.Generator().manual_seed(seed)
     maps = torch.rand(2, 4, sum(sizes), generator=draw).round(decimals=1)  # with ties
     whole = Decoder()(maps[None, 0], maps[None, 1], threshold)
@@ -139,7 +139,7 @@ def test_pieces_of_any_length_decode_like_the_whole(sizes, seed, threshold):
 @given(
     st.lists(st.integers(1, 700), min_size=1, max_size=6), st.sampled_from([8000, 11025, 22050, 44100, 48000, 96000])
 )
-def test_blocks_of_any_length_resample_like_the_whole(sizes, rate):
+def test_resampling_does_not_depend_on_the_blocks(sizes, rate):
     wave = torch.rand(sum(sizes), generator=torch.Generator().manual_seed(len(sizes))) - 0.5
     joined = torch.cat(list(resample(wave.split(sizes), len(wave), rate)))
     assert len(joined) == resampled_length(len(wave), rate, 16000)

@@ -25,7 +25,7 @@ def repository(root: Path, package: Path) -> str:
     return git(root, "rev-parse", "--short=12", "HEAD")
 
 
-def test_commit_of_a_checkout(tmp_path, monkeypatch):
+def test_the_commit_of_a_checkout_is_given(tmp_path, monkeypatch):
     commit = repository(tmp_path, tmp_path / "ov_piano")
     other = repository(tmp_path / "other", tmp_path / "other" / "ov_piano")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))  # as inside a hook

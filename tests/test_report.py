@@ -33,7 +33,7 @@ def scores() -> pd.DataFrame:
     return pd.DataFrame(values, index=index, columns=ONSET_COLUMNS + VELOCITY_COLUMNS)
 
 
-def test_printed_tables(scores):
+def test_tables_are_printed_with_averages(scores):
     assert format_table("ONSETS", with_averages(onset_table(scores), 0.77, -0.01)).splitlines() == [
         "ONSETS",
         "Filename                          P        R       F1",
@@ -71,7 +71,7 @@ def test_counts_stay_whole():
     ]
 
 
-def test_csv_files(scores, tmp_path):
+def test_csv_files_hold_the_tables(scores, tmp_path):
     found = pd.DataFrame({"threshold": [0.7], "shift": [-0.01]})
     write_tables(tmp_path, onsets=with_averages(onset_table(scores), 0.77, -0.01), search=found)
     onsets = pd.read_csv(tmp_path / "onsets.csv")
@@ -112,7 +112,7 @@ def test_reports_that_killed_runs_began_are_deleted(tmp_path):
     assert list((tmp_path / "eval").iterdir()) == [path]
 
 
-def test_analysis_by_hand():
+def test_analysis_equals_a_hand_worked_example():
     """Ten notes; the first nine found 60 ms late (outside the tolerance), with the right velocities."""
     velocities = [20, 40, 60, 80, 100, 120, 20, 40, 60, 80]
     reference = np.array([(second, second + 1, 60, velocity) for second, velocity in enumerate(velocities)], float)
@@ -127,7 +127,7 @@ def test_analysis_by_hand():
     assert row["F1_constant_velocity"] == 0
 
 
-def test_floor_of_a_constant_velocity():
+def test_constant_velocities_score_the_floor():
     """Velocities 0, 45, 50, 55, 100 -> mean 0.5: the three in the middle are within 0.1 of it, whatever is detected."""
     reference = np.array([(second, second + 1, 60, vel) for second, vel in enumerate((0, 45, 50, 55, 100))], float)
     events = pd.DataFrame(reference[:, [0, 2, 3, 0]], columns=EVENT_COLUMNS).assign(prob=1.0)

@@ -44,7 +44,7 @@ def test_tree_is_a_small_maestro():
 
 
 @pytest.mark.parametrize("row", table(), ids=lambda row: row["split"])
-def test_audio(row):
+def test_audio_is_as_documented(row):
     info = soundfile.info(SAMPLE / row["audio_filename"])
     assert (info.samplerate, info.channels, info.subtype) == (RATE, 1, "PCM_16")
     assert 20 <= info.duration <= 30

@@ -80,7 +80,7 @@ def test_a_sustain_pedal_does_not_change_onset_scores(tmp_path):
     assert row(text, "ONSETS+VELOCITIES", "right") == [1, 1, 1]
 
 
-def test_what_cannot_be_paired(tmp_path):
+def test_unpaired_files_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("x/a.mid", "x/deep/a.midi", "y/b.mid"):
         write_midi(tmp_path / name, REFERENCE)

@@ -73,7 +73,7 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("case", BY_HAND)
-def test_by_hand(case):
+def test_scores_equal_a_hand_worked_table(case):
     reference, estimate, (correct, correct_velocity) = BY_HAND[case]
     ours = score(reference_of(*reference), np.array(estimate, dtype=float))
     for prf, right in zip(ours, (correct, correct_velocity), strict=True):
@@ -82,7 +82,7 @@ def test_by_hand(case):
         assert prf.f1 == pytest.approx(2 * right / (len(estimate) + len(reference)))
 
 
-def test_golden():
+def test_scores_equal_the_golden_ones():
     golden = np.load(GOLDEN)
     for threshold, shift, *expected in golden["scores"]:
         _, key, frame, prob, velocity = golden["events"].T

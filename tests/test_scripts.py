@@ -80,7 +80,7 @@ def test_training_writes_snapshots_states_and_logs(trained):
     assert "not drawn" not in text.read_text()
 
 
-def test_twenty_steps_equal_ten_and_ten(toy_maestro, stores, tmp_path):
+def test_resumed_training_equals_uninterrupted_training(toy_maestro, stores, tmp_path):
     final = []
     for runs in ([20], [10, 20]):
         output = tmp_path / f"{len(runs)} runs"
@@ -240,7 +240,7 @@ def test_maps_from_preprocessing_to_evaluation(toy_maps, tmp_path):
         ("HDF5_MEL_PATH=nowhere.h5", "nowhere.h5: expected a file name like"),
     ],
 )
-def test_bad_settings_of_training_are_one_line(toy_maestro, stores, tmp_path, arg, expected):
+def test_unusable_settings_of_training_are_one_line(toy_maestro, stores, tmp_path, arg, expected):
     args = [a for a in maestro_args(toy_maestro, stores, tmp_path) if a.split("=")[0] != arg.split("=")[0]]
     assert expected in fail("1_train_onsets_velocities.py", *args, arg)
 
@@ -283,7 +283,7 @@ def test_importing_a_script_does_nothing_and_help_lists_every_setting(tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_shell_passes_our_file_names_quoted_once(toy_maestro, stores, tmp_path):
+def test_store_names_quoted_once_reach_the_script(toy_maestro, stores, tmp_path):
     command = (
         f'"{sys.executable}" 1_train_onsets_velocities.py "HDF5_MEL_PATH={stores / MEL_NAME}" '
         f'"HDF5_ROLL_PATH={tmp_path / ROLL_NAME}" OUTPUT_DIR="{tmp_path}"'

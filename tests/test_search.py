@@ -52,7 +52,7 @@ def test_every_point_equals_scoring_it_by_itself(seed, size, thresholds, shifts)
             assert grid[t, s] == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_table_by_hand():
+def test_search_equals_a_hand_worked_table():
     """Two notes 40 ms early; the second's detection has probability 0.6 only."""
     reference = np.array([(1, 2, 60, 50), (2, 3, 62, 100)], dtype=float)
     events = pd.DataFrame([(0.96, 60, 50, 0.9), (1.96, 62, 100, 0.6), (3.0, 64, 90, 0.7)], columns=COLUMNS)

@@ -48,7 +48,7 @@ def refused(path, model=None):
     return message.removeprefix(f"{path}: ")
 
 
-def test_round_trip(path):
+def test_weights_read_back_as_saved(path):
     saved = SmallNet()
     saved[1].running_mean.fill_(3.5)
     save_snapshot(saved, path)
@@ -58,14 +58,14 @@ def test_round_trip(path):
         assert torch.equal(loaded.state_dict()[name], x), name
 
 
-def test_is_a_plain_state_dict(path):
+def test_a_snapshot_is_a_plain_state_dict(path):
     save_snapshot(SmallNet(), path)
     state = torch.load(path, weights_only=True)
     assert list(state) == list(SmallNet().state_dict())
     assert all(type(x) is torch.Tensor for x in state.values())
 
 
-def test_published_format(path):
+def test_a_published_snapshot_is_loaded(path):
     model = OnsetVelocityNet(init=False)
     torch.save(golden_state(model), path)
     loaded = load_snapshot(path, model)
@@ -88,7 +88,7 @@ def test_failed_save_leaves_the_earlier_file(path, monkeypatch, failing_call):
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_a_save_removes_what_killed_saves_left_but_not_what_others_are_writing(path):
+def test_a_save_removes_partial_files_of_ended_processes_only(path):
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
     left, others = (partial_path(path.with_name("other.torch"), pid) for pid in (ended.pid, os.getpid()))
@@ -103,14 +103,14 @@ def test_save_makes_folders(tmp_path):
     assert torch.load(tmp_path / "out" / "model_snapshots" / "a.torch")["x"].tolist() == [1, 1]
 
 
-def test_missing_file(path):
+def test_a_missing_file_is_named(path):
     assert refused(path) == "no such snapshot file"
     path.mkdir()
     assert refused(path) == "no such snapshot file"
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF\0\0\0\0WAVEfmt ", b"text\n" * 99, b"PK\x03\x04 no archive"])
-def test_other_files(path, content):
+def test_other_files_are_refused(path, content):
     path.write_bytes(content)
     assert refused(path).startswith(
         "not a snapshot: expected a saved state dict, found another kind of file or a damaged"
@@ -118,7 +118,7 @@ def test_other_files(path, content):
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.95])
-def test_truncated(path, part):
+def test_truncated_files_are_refused(path, part):
     save_snapshot(SmallNet(), path)
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
     assert "found another kind of file or a damaged one" in refused(path)
@@ -133,19 +133,19 @@ def test_truncated(path, part):
     ],
 )
 @pytest.mark.filterwarnings("error")
-def test_code_is_not_executed(path, save, found):
+def test_code_in_a_pickle_is_not_executed(path, save, found):
     trap = path.parent / "executed"
     save({"0.weight": Executes(trap)}, path)
     assert refused(path) == f"not a snapshot: expected a saved state dict, found {found} (not executed)"
     assert not trap.exists()
 
 
-def test_whole_module(path):
+def test_a_pickled_module_is_refused(path):
     torch.save(SmallNet(), path)
     assert "found a pickle that calls test_snapshot.SmallNet (not executed)" in refused(path)
 
 
-def test_other_contents(path):
+def test_other_contents_are_refused(path):
     torch.save([1, 2], path)
     assert refused(path) == "not a snapshot: expected a state dict, found list"
     torch.save({}, path)
@@ -156,7 +156,7 @@ def test_other_contents(path):
     assert refused(path) == "not a snapshot: expected tensors, found '0.weight' of type Tensor"
 
 
-def test_names(path):
+def test_missing_and_unexpected_names_are_refused(path):
     state = SmallNet().state_dict()
     torch.save({f"module.{name}": x for name, x in state.items()}, path)
     assert refused(path) == (
@@ -168,7 +168,7 @@ def test_names(path):
     assert refused(path) == "not a snapshot of SmallNet: 1.running_var names missing, no unexpected"
 
 
-def test_shapes(path):
+def test_other_shapes_are_refused(path):
     save_snapshot(SmallNet(width=4), path)
     assert refused(path) == (
         "snapshot with other shapes than SmallNet: 0.bias (expected float32 (3,), found float32 (4,)), "
@@ -177,7 +177,7 @@ def test_shapes(path):
     )
 
 
-def test_number_types(path):
+def test_other_number_types_are_refused(path):
     state = SmallNet().state_dict()
     torch.save({**state, "0.bias": torch.tensor([1, 2, 3])}, path)
     assert "0.bias (expected float32 (3,), found int64 (3,))" in refused(path)
@@ -186,7 +186,7 @@ def test_number_types(path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_not_finite(path, value):
+def test_values_that_are_not_finite_are_refused(path, value):
     model = SmallNet()
     model[1].running_var[1] = value
     save_snapshot(model, path)

@@ -61,7 +61,7 @@ def test_winograd_along_time_equals_conv1d(t):
     assert max(relative_errors([y, *gradients], [expected, *expected_gradients])) < 2e-5
 
 
-def test_results_are_the_same_to_the_last_bit_whatever_the_threads():
+def test_results_are_bit_equal_for_any_number_of_threads():
     torch.manual_seed(0)
     c_in, c, f, branches = LAYERS["stem"]
     x, gradient = torch.randn(2, c_in, f, 900), torch.randn(2, c * len(branches), f, 900)

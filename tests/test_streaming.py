@@ -38,7 +38,7 @@ def stream_in_blocks(stream: StreamingTranscriber, wave: np.ndarray, rate: int, 
 
 @settings(max_examples=5)
 @given(cuts=st.lists(st.integers(0, 3 * 16_000), max_size=20), channels=st.integers(1, 2))
-def test_cuts_change_nothing(transcriber, music, cuts, channels):
+def test_events_do_not_depend_on_block_sizes(transcriber, music, cuts, channels):
     wave, rate = music
     wave = np.repeat(wave[: 3 * rate, None], channels, axis=1)
     stream = StreamingTranscriber(transcriber, settings=COARSE)
@@ -48,7 +48,7 @@ def test_cuts_change_nothing(transcriber, music, cuts, channels):
     assert stream_in_blocks(stream, wave, rate, sorted(cuts)) == whole
 
 
-def test_blocks_of_one_sample_change_nothing(transcriber, music):
+def test_events_of_single_samples_equal_those_of_blocks(transcriber, music):
     wave, rate = music
     wave = wave[:rate]
     stream = StreamingTranscriber(transcriber, settings=COARSE)
@@ -104,7 +104,7 @@ def test_flush_ends_and_reset_starts_again(transcriber, music):
 
 
 @pytest.mark.parametrize("samples", [0, 1, 1024, 1025, 1409])
-def test_short_streams(transcriber, music, samples):
+def test_short_streams_give_no_events(transcriber, music, samples):
     wave, rate = music
     stream = StreamingTranscriber(transcriber, settings=DEFAULT)
     assert stream_in_blocks(stream, wave[:samples], rate, []) == []
@@ -167,7 +167,7 @@ def held_bytes(root: object) -> int:
     return total
 
 
-def test_settings_while_running(transcriber, music):
+def test_settings_can_change_while_running(transcriber, music):
     wave, rate = music
     stream = StreamingTranscriber(transcriber, settings=COARSE, threshold=1.0)
     assert stream.feed(wave[: 3 * rate], rate) == []
@@ -202,7 +202,7 @@ def test_take_logmel_hands_out_each_column_once(transcriber, music):
         ({"gain_db": 13}, "gain 13 dB: expected a number from -12 to 12"),
     ],
 )
-def test_settings_out_of_range(transcriber, setting, message):
+def test_settings_out_of_range_are_refused(transcriber, setting, message):
     with pytest.raises(InputError, match=message):
         StreamingTranscriber(transcriber, **setting)
 

@@ -19,7 +19,7 @@ def per_frame(logmel):
 sizes = st.integers(2, 40).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, (size - 1) // 2)))
 
 
-def test_golden():
+def test_maps_equal_the_golden_ones():
     golden = np.load(GOLDEN / "strided.npz")
     model = OnsetVelocityNet(init=False)
     model.load_state_dict(golden_state(model))
@@ -62,7 +62,7 @@ def test_spans_keep_each_frame_once_and_are_bounded(frames, size):
         assert span.keep_begin > span.begin or span.begin == 0
 
 
-def test_spans_by_hand():
+def test_spans_equal_a_hand_worked_table():
     assert [tuple(span) for span in chunk_spans(400, Chunking(150, 40))] == [
         (0, 150, 0, 130),
         (110, 260, 130, 240),
@@ -86,7 +86,7 @@ def test_one_frame_needs_no_network():
     assert onsets.tolist() == velocities.tolist() == [[0.0]] * 88
 
 
-def test_two_frames_through_the_network():
+def test_two_frames_pass_the_network():
     model = OnsetVelocityNet(init=False).eval()
     onsets, _ = onset_velocity_maps(lambda x: (model(x)[0][-1], model(x)[1]), torch.zeros(250, 2), Chunking(10, 4))
     assert onsets.shape == (88, 2)
@@ -94,18 +94,18 @@ def test_two_frames_through_the_network():
 
 
 @pytest.mark.parametrize("size", [(150, 41), (150, 150), (150, -2), (1, 0), (0, 0)])
-def test_impossible_sizes(size):
+def test_chunk_sizes_out_of_range_are_refused(size):
     with pytest.raises(ValueError, match="expected a"):
         onset_velocity_maps(per_frame, torch.zeros(250, 30), Chunking(*size))
 
 
 @pytest.mark.parametrize("shape", [(1, 250, 30), (250, 0), (30,)])
-def test_impossible_input(shape):
+def test_logmels_of_unusable_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="log-mel: expected shape"):
         onset_velocity_maps(per_frame, torch.zeros(shape), Chunking(10, 4))
 
 
-def test_seconds_to_frames():
+def test_seconds_become_frames():
     assert Chunking.from_secs(600.0, 2.5, 0.024) == Chunking(25000, 104)
     assert Chunking.from_secs(300, 11, 0.024) == Chunking(12500, 458)
 
@@ -119,6 +119,6 @@ def test_seconds_to_frames():
         (10, -1, r"found -42$"),
     ],
 )
-def test_impossible_seconds(chunk_secs, overlap_secs, message):
+def test_seconds_that_do_not_fit_are_refused_with_a_hint(chunk_secs, overlap_secs, message):
     with pytest.raises(InputError, match=message):
         Chunking.from_secs(chunk_secs, overlap_secs, 0.024)

@@ -29,7 +29,7 @@ def golden():
     return np.load(GOLDEN / "train_steps.npz")
 
 
-def test_targets_by_hand():
+def test_targets_equal_a_hand_worked_example():
     velocities = torch.zeros(1, 1, 8)
     velocities[0, 0, [0, 2, 3, 7]] = torch.tensor([99.0, 127.0, 64.0, 32.0])
     onsets, vels = training_targets(velocities)
@@ -38,7 +38,7 @@ def test_targets_by_hand():
     assert (vels * 127).round().tolist() == [[[0, 127, 127, 127, 64, 0, 32]]]
 
 
-def test_targets_equal_the_published(golden):
+def test_targets_equal_the_published_ones(golden):
     onsets, velocities = training_targets(torch.from_numpy(golden["roll"][:, 21:109]))
     np.testing.assert_array_equal(onsets, golden["onset_target"])
     np.testing.assert_allclose(velocities, golden["velocity_target"], atol=1e-7)
@@ -51,7 +51,7 @@ def test_targets_equal_the_published(golden):
         ("slowdown", CyclicDecay(1.0, 1e-3, 10, 0.5, 2.0)),
     ],
 )
-def test_schedule_equals_the_published(name, schedule):
+def test_schedule_equals_the_published_one(name, schedule):
     sequences = np.load(GOLDEN / "sgdr.npz")
     lrs, ends = zip(*(schedule(step) for step in range(1, len(sequences[f"{name}_lr"]) + 1)), strict=True)
     np.testing.assert_allclose(lrs, sequences[f"{name}_lr"], rtol=1e-6)
@@ -65,7 +65,7 @@ def test_schedule_equals_the_published(name, schedule):
         ("slowdown", WarmUpCyclicDecay(1.0, 5, 10, 0.5, 2.0)),
     ],
 )
-def test_schedule_with_warm_up_equals_the_published(name, schedule):
+def test_schedule_with_warm_up_equals_the_published_one(name, schedule):
     sequences = np.load(GOLDEN / "adamwr.npz")
     lrs, ends = zip(*(schedule(step) for step in range(1, len(sequences[f"{name}_lr"]) + 1)), strict=True)
     np.testing.assert_allclose(lrs, sequences[f"{name}_lr"], rtol=1e-6, atol=1e-12)
@@ -74,7 +74,7 @@ def test_schedule_with_warm_up_equals_the_published(name, schedule):
 
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("network", NETWORKS.values())
-def test_nine_steps_equal_the_published(network, fast):
+def test_losses_of_nine_steps_equal_the_published_ones(network, fast):
     golden = np.load(GOLDEN / ("train_steps_2023.npz" if network is OnsetsAndVelocities else "train_steps.npz"))
     model = network(dropout=0.0, init=False)
     model.load_state_dict(golden_state(model, db_statistics=False))
@@ -127,7 +127,7 @@ def test_the_floor_of_the_velocity_loss_is_the_loss_of_perfect_logits():
         ([1, 2], []),
     ],
 )
-def test_breakpoint_rules(tmp_path, rules, pauses_at):
+def test_breakpoint_file_pauses_at_the_steps_it_names(tmp_path, rules, pauses_at):
     path = tmp_path / "breakpoint.json"
     path.write_text(json.dumps(rules))
     breakpoint_file = BreakpointFile(path)

@@ -93,7 +93,7 @@ def refused(capsys, *args: str) -> str:
 # Pieces and whole
 
 
-def test_pieces_give_the_events_of_the_whole_file(tmp_path, snapshot):
+def test_events_do_not_depend_on_pieces(tmp_path, snapshot):
     path = tmp_path / "stereo.flac"
     sf.write(path, music(15, 44_100, channels=2), 44_100)
     transcriber = Transcriber(snapshot, device="cpu", chunking=Chunking(200, 20), threshold=0.3)
@@ -176,7 +176,7 @@ def test_arrays_are_transcribed_as_files_are(tmp_path, snapshot):
         (np.zeros(1000), RATE, "more than 1024 samples, found 1000"),
     ],
 )
-def test_arrays_that_cannot_be_used(audio, rate, message):
+def test_unusable_arrays_are_refused(audio, rate, message):
     with pytest.raises(InputError, match=message):
         spool_logmel(audio, rate)
 
@@ -195,7 +195,7 @@ def test_notes_last_until_the_next_onset_of_their_key_or_the_limit():
     assert to_notes(events.iloc[:0]).shape == (0, 4)
 
 
-def test_midi_round_trip(tmp_path):
+def test_midi_reads_back_as_the_events(tmp_path):
     rng = np.random.default_rng(3)
     rows = [(rng.uniform(0, 300), rng.integers(21, 109), rng.uniform(1, 127), 0.9) for _ in range(3000)]
     events = events_table(*rows)
@@ -220,7 +220,7 @@ def test_midi_of_no_events_is_a_file_without_notes(tmp_path):
     assert read_notes(tmp_path / "none.mid").notes.shape == (0, 4)
 
 
-def test_files_are_whole_or_not_there(tmp_path):
+def test_results_are_complete_or_absent(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("before")
 
@@ -239,7 +239,7 @@ def test_files_are_whole_or_not_there(tmp_path):
 
 
 @pytest.mark.parametrize(("seconds", "axes"), [(20, 4), (30.5, 4), (1200, 40)])
-def test_picture_of_any_length(seconds, axes):
+def test_pictures_are_drawn_for_any_length(seconds, axes):
     class Quiet:
         floor_db, frames = -40.0, int(seconds / 0.024)
 
@@ -261,7 +261,7 @@ def test_picture_of_any_length(seconds, axes):
     assert {ax.collections[0].get_clim() for ax in rolls} == {(64, 100)}
 
 
-def test_operating_point(tmp_path):
+def test_the_operating_point_beside_a_snapshot_is_used(tmp_path):
     snapshot = tmp_path / "OnsetVelocityNet_2025_01_01_10_00_00.123step=500_f1=0.9643.torch"
     assert read_operating_point(snapshot) is None
     path = write_operating_point(snapshot, OperatingPoint(0.7, 0.01), data="MAPS")
@@ -277,7 +277,7 @@ def test_operating_point(tmp_path):
 # The command
 
 
-def test_find_recordings(tmp_path, monkeypatch):
+def test_recordings_are_found_by_file_folder_pattern_and_list(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("a,b.wav", "[c].wav", "d.wav", "folder/e.FLAC", "folder/deeper/f.mp3", "folder/notes.txt", "no/x.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
@@ -319,7 +319,7 @@ def test_files_that_must_be_converted_first_are_named(tmp_path, monkeypatch, cap
     ]
 
 
-def test_plan_outputs(tmp_path):
+def test_outputs_are_planned_without_clashes(tmp_path):
     two = [(Path("x/a.wav"), Path("a")), (Path("y/a.b.wav"), Path("deep/a.b"))]
     conf = ConfDef(AUDIO=[], OUT=str(tmp_path))
     assert list(plan_outputs(two, conf).values()) == [tmp_path / "a.mid", tmp_path / "deep" / "a.b.mid"]
@@ -348,7 +348,7 @@ def test_plan_outputs(tmp_path):
         plan_outputs(two, conf)
 
 
-def test_command(tmp_path, snapshot, monkeypatch, capsys):
+def test_the_command_writes_midi_csv_and_picture(tmp_path, snapshot, monkeypatch, capsys):
     sf.write(tmp_path / "left, right.wav", music(4, 48_000, channels=2), 48_000)
     sf.write(tmp_path / "other.mp3", music(3, 44_100), 44_100)
     settings = ("OUT=out", f"SNAPSHOT_INPATH={snapshot}", "DEVICE=cpu", "NOTE_SECS=0.25", "PLOT=true")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ov_piano.data.recording import Recording, subset
+from ov_piano.data.recording import Recording, require_subset
 from ov_piano.errors import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -60,8 +60,8 @@ def load_recordings(
     root = Path(root)
     csv_path = root / f"maestro-v{version}.0.0.csv"
     rows = _read_csv(csv_path, version)
-    wanted_splits = subset("split", splits, SPLITS)
-    wanted_years = subset("year", years, sorted({row["year"] for row in rows}))
+    wanted_splits = require_subset("split", splits, SPLITS)
+    wanted_years = require_subset("year", years, sorted({row["year"] for row in rows}))
     recordings, absent = [], set()
     for row in rows:
         if row["split"] not in wanted_splits or row["year"] not in wanted_years:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import parse
 
-from ov_piano.data.recording import Recording, subset
+from ov_piano.data.recording import Recording, require_subset
 from ov_piano.errors import InputError
 
 DISKLAVIERS = ("ENSTDkAm", "ENSTDkCl")  # one real piano, recorded from afar and from close by
@@ -103,9 +103,9 @@ def load_recordings(
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    instruments = subset("instrument", instruments, INSTRUMENTS)
-    categories = subset("category", categories, CATEGORIES)
-    subset("choice of repeated pieces", [repeated_pieces], REPEATED_PIECES)
+    instruments = require_subset("instrument", instruments, INSTRUMENTS)
+    categories = require_subset("category", categories, CATEGORIES)
+    require_subset("choice of repeated pieces", [repeated_pieces], REPEATED_PIECES)
     recordings = [
         recording
         for instrument in instruments

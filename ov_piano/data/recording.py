@@ -20,7 +20,7 @@ class Recording:
     metadata: tuple
 
 
-def subset(what: str, wanted: Sequence[Value] | None, known: Sequence[Value]) -> Sequence[Value]:
+def require_subset(what: str, wanted: Sequence[Value] | None, known: Sequence[Value]) -> Sequence[Value]:
     """``wanted``, or all that is ``known`` for None.
 
     :raises InputError: one of ``wanted`` is not known; ``what`` they are is for the message.

@@ -27,7 +27,7 @@ def split_indices(pair: StorePair, split: str) -> list[int]:
             log.warning("%s: holds nothing of %s: training may include pieces of the test", pair.mel.path, missing)
     else:
         splits = [m.split for m in pair.metadata]
-    indices = [index for index, its in enumerate(splits) if its == split]
+    indices = [index for index, name in enumerate(splits) if name == split]
     if not indices:
         raise InputError(f"{pair.mel.path}: holds no {split} recordings (of {len(splits)} in all)")
     return indices

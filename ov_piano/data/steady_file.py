@@ -1,7 +1,7 @@
 """A file that HDF5 can write even when the disk is full.
 
 HDF5 cannot close a file whose last blocks cannot be written: it repeats the error at every
-later turn and may end the process. Here it is told that all is well, the error is kept, and
+later turn and may end the process. Here a failed write looks like success to HDF5; the error is kept, and
 whoever writes asks for it.
 """
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ov_piano.evaluation.scoring import match_onsets, score
-from ov_piano.evaluation.search import as_notes, reaches
+from ov_piano.evaluation.search import above_threshold, as_notes
 from ov_piano.settings import Tolerances
 
 COLUMNS = ["notes", "events", "F1_constant_velocity", "offset_secs", "P_aligned", "R_aligned", "F1_aligned"]
@@ -33,7 +33,7 @@ def analyse(
     """
     rows = []
     for reference, events in zip(references, estimates, strict=True):
-        estimate = as_notes(events[reaches(events, threshold)], shift)
+        estimate = as_notes(events[above_threshold(events, threshold)], shift)
         constant = estimate.copy()
         constant[:, 2] = CONSTANT_VELOCITY
         floor = score(reference, constant, tolerances).onsets_velocities.f1

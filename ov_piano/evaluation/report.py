@@ -12,7 +12,7 @@ import pandas as pd
 
 from ov_piano.atomic import remove_partials
 from ov_piano.evaluation.scoring import shifted_onsets
-from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS, reaches
+from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS, above_threshold
 from ov_piano.log import timestamp
 
 
@@ -73,7 +73,7 @@ def write_events(
     """
     (folder / "events").mkdir()
     for name, events in zip(names, estimates, strict=True):
-        found = events[reaches(events, threshold)]
+        found = events[above_threshold(events, threshold)]
         found = found.assign(onset_secs=shifted_onsets(found[["onset_secs"]].to_numpy(float), shift))
         found = found.sort_values(["onset_secs", "note"], kind="stable")
         found.to_csv(folder / "events" / f"{name}.csv", index=False, float_format="%.6f")

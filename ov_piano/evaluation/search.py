@@ -91,7 +91,7 @@ def score_grid(
     """One recording's scores (thresholds, shifts, 6), equal to `scoring.score` at each point."""
     reference = check_notes(reference, 4, "reference")
     estimate = check_notes(as_notes(events), 3, "estimate")
-    chosen = [reaches(events, threshold) for threshold in thresholds]  # (m,) each
+    chosen = [above_threshold(events, threshold) for threshold in thresholds]  # (m,) each
     refs, ests = candidate_pairs(reference, estimate, tolerances.onset_secs + np.abs(shifts).max())
     scores = np.empty((len(thresholds), len(shifts), 6))
     for s, shift in enumerate(shifts):
@@ -105,7 +105,7 @@ def score_grid(
     return scores
 
 
-def reaches(events: pd.DataFrame, threshold: float) -> np.ndarray:
+def above_threshold(events: pd.DataFrame, threshold: float) -> np.ndarray:
     """Which events (m,) the decoder finds at this threshold."""
     return events["prob"].to_numpy(np.float64) >= threshold
 

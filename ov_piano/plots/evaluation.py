@@ -56,7 +56,7 @@ def _draw_curves(axes: Axes, line: pd.DataFrame, along: str, columns: list[str],
     axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), ncols=2, frameon=False)
 
 
-def telling(f1: np.ndarray) -> list[tuple[int, str]]:
+def notable_recordings(f1: np.ndarray) -> list[tuple[int, str]]:
     """The recordings to look at: (index, "best" | "worst" | "median"), none twice.
 
     Of an even number of recordings the lower of the two medians; of equal scores the first is the worst.
@@ -78,12 +78,12 @@ def draw_recordings(
     :param transcribed: gives the recording of an index; one is held at a time
     """
     paths = []
-    for index, rank in telling(scores["F1"].to_numpy()):
-        name, its = str(scores.index[index]), scores.iloc[index]
+    for index, rank in notable_recordings(scores["F1"].to_numpy()):
+        name, row = str(scores.index[index]), scores.iloc[index]
         title = (
             f"{name}: {rank} of {len(scores)} by onset F1, at threshold {threshold:g} and shift {shift:g} s\n"
-            f"onsets P {its['P']:.3f}, R {its['R']:.3f}, F1 {its['F1']:.3f}; with velocities "
-            f"P {its['P_velocities']:.3f}, R {its['R_velocities']:.3f}, F1 {its['F1_velocities']:.3f}"
+            f"onsets P {row['P']:.3f}, R {row['R']:.3f}, F1 {row['F1']:.3f}; with velocities "
+            f"P {row['P_velocities']:.3f}, R {row['R_velocities']:.3f}, F1 {row['F1_velocities']:.3f}"
         )
         recording = transcribed(index)
         one_page = page_count(recording) == 1

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from ov_piano.plots.style import BLUE, DARK, LIGHT, VERMILION, new_figure, optional, save
+from ov_piano.plots.style import BLUE, DARK, LIGHT, VERMILION, new_figure, save, warn_on_error
 
 PER_STEP = ("onset_loss", "velocity_loss", "velocity_loss_floor", "lr")
 NOT_IN_OLD_LOGS = ("velocity_loss_floor",)
@@ -37,7 +37,7 @@ class LearningCurve:
         """Draw what has been logged by now; if that fails, warn."""
         if not self.writer:
             return
-        with optional(str(self.path)):
+        with warn_on_error(str(self.path)):
             self._history.read_on()
             if self._history.steps["step"]:
                 save(draw(self._history), self.path)

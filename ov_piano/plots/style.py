@@ -45,7 +45,7 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 @contextmanager
-def optional(what: str) -> Iterator[None]:
+def warn_on_error(what: str) -> Iterator[None]:
     """A block whose errors become a warning: no picture is worth a training or an evaluation."""
     try:
         yield

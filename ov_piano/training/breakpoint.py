@@ -20,7 +20,7 @@ class BreakpointFile:
     def __init__(self, path: str | Path, interactive: bool = True):
         self.path = Path(path)
         self.interactive = interactive
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     def wants_pause(self, step: int) -> bool:
         """Whether training should stop for inspection at ``step``."""
@@ -50,6 +50,6 @@ class BreakpointFile:
         return wanted
 
     def _warn_once(self, fault: str) -> None:
-        if fault not in self._said:
+        if fault not in self._warned:
             logger.warning("%s is ignored: %s", self.path, fault)
-            self._said.add(fault)
+            self._warned.add(fault)

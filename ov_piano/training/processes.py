@@ -115,8 +115,8 @@ class Processes:
         gathered: list[Any] = [None] * self.world
         dist.all_gather_object(gathered, list(parts))
         whole: list[Any] = [None] * sum(map(len, gathered))
-        for rank, its in enumerate(gathered):
-            whole[rank :: self.world] = its
+        for rank, part in enumerate(gathered):
+            whole[rank :: self.world] = part
         return whole
 
 

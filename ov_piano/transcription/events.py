@@ -31,15 +31,15 @@ def detect_events(
     For the parameters see `onset_velocity_pieces`.
 
     :param threshold: probability from which on a peak is an event
-    :param progress: is told the seconds of each piece that is done
+    :param progress: called with the duration of each chunk in seconds, once it is done
     """
 
-    def told(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+    def reporting(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
         for piece in pieces:
             progress(piece.shape[2] * frame_secs)
             yield piece
 
-    pieces = told(onset_velocity_pieces(infer, read, frames, chunking))
+    pieces = reporting(onset_velocity_pieces(infer, read, frames, chunking))
     found = pd.concat(list(decode_pieces(decoder, pieces, threshold)), ignore_index=True)
     events = pd.DataFrame(
         {

@@ -59,7 +59,7 @@ def spool_logmel(
     """The log-mel of a file, or of an array (samples,) or (samples, channels) at ``sample_rate``.
 
     ``mels`` is the number of bands, as the network needs them.
-    ``progress`` is told the seconds of audio of each block that has been read.
+    ``progress`` is called with the duration of each block in seconds, once it is read.
 
     :raises InputError: audio that cannot be used: unreadable, not finite, too short
     """

@@ -96,7 +96,7 @@ class Transcriber:
         return self.detect(spool_logmel(audio, sample_rate, mels=self.mels))
 
     def detect(self, logmel: SpooledLogMel, progress: Callable[[float], None] = lambda secs: None) -> pd.DataFrame:
-        """The same from a log-mel; ``progress`` is told the seconds of each piece that is done."""
+        """The same from a log-mel; ``progress`` is called with the duration of each chunk in seconds."""
         events = detect_events(
             lambda chunk: self.infer(chunk.to(self.device)),
             self.decoder,
