@@ -106,7 +106,7 @@ def test_recordings_of_any_length_and_name_read_back(tmp_path_factory, recording
                 store.append(array, metadata)
             arrays.append(array)
     store = Store(folder / "store.h5", 3)
-    assert store.metadata == [its for _, its in recordings]
+    assert store.metadata == [entry for _, entry in recordings]
     for array, begin, end in zip(arrays, store.begins, store.ends, strict=True):
         np.testing.assert_array_equal(store.read(begin, end), array)
     store.close()
