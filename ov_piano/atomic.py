@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 from ov_piano.errors import InputError
 
 ABANDONED_SECS = 3600  # a partial of another machine that did not change for so long has no writer any more
-STEM_LETTERS = 40  # of the target's name, as file systems limit the length of names
-_PARTIAL = re.compile(r"\.(?P<machine>[^.]*)\.(?P<pid>\d+)\.[0-9a-f]{8}\.partial")
+NAME_LETTERS = 40  # of the target's name, as file systems limit the length of names
+_PARTIAL = re.compile(r"\.(?P<machine>[^.]*)\.(?P<pid>\d+)\.[0-9a-f]{8}\.partial$")
 
 
 @contextmanager
@@ -74,12 +74,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 def partial_path(path: Path, pid: int | None = None) -> Path:
     """Where the process ``pid`` of this machine, by default this one, writes what is to become ``path``."""
     writer = f"{_machine()}.{os.getpid() if pid is None else pid}.{uuid.uuid4().hex[:8]}"
-    return path.with_name(f".{path.stem[:STEM_LETTERS]}.{writer}.partial{path.suffix}")
+    return path.with_name(f".{path.name[:NAME_LETTERS]}.{writer}.partial")
 
 
 def remove_partials(folder: str | Path) -> None:
     """Delete the partials in ``folder`` whose writers were killed: this machine's at once, others' after an hour."""
-    for path in Path(folder).glob(".*.partial*"):
+    for path in Path(folder).glob(".*.partial"):
         if (match := _PARTIAL.search(path.name)) and _is_abandoned(path, match["machine"], int(match["pid"])):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

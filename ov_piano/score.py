@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ov_piano.atomic import atomic_folder
 from ov_piano.cli import run
 from ov_piano.config import POSITIVE, REQUIRED, option
 from ov_piano.errors import InputError
 from ov_piano.evaluation.analysis import analyse
 from ov_piano.evaluation.ground_truth import load_ground_truths
 from ov_piano.evaluation.report import (
-    complete_folder,
     format_table,
     onset_table,
     velocity_table,
@@ -105,7 +105,7 @@ def main(conf: ConfDef) -> None:
     for name, table in tables.items():
         print(format_table(name.upper().replace("_", "+"), table))
     if conf.OUT is not None:
-        with complete_folder(Path(conf.OUT)) as folder:
+        with atomic_folder(Path(conf.OUT)) as folder:
             write_tables(folder, **tables)
 
 

@@ -28,6 +28,7 @@ from ov_piano.cli import run
 from ov_piano.config import FRACTION, NON_NEGATIVE, POSITIVE, option
 from ov_piano.device import DEFAULT_DEVICE
 from ov_piano.errors import InputError
+from ov_piano.plots.style import save
 from ov_piano.plots.transcription import plot_transcription
 from ov_piano.settings import DecoderConf, InferenceConf
 from ov_piano.transcription.files import find_recordings, recording_seconds
@@ -122,8 +123,7 @@ def transcribe_file(transcriber: Transcriber, audio: Path, seconds: float, midi:
     with atomic_write(midi.with_suffix(".csv")) as partial:
         events.to_csv(partial, index=False, float_format="%.6f")
     if conf.PLOT:
-        with atomic_write(midi.with_suffix(".png")) as partial:
-            plot_transcription(logmel, events, conf.NOTE_SECS, audio.name).savefig(partial)
+        save(plot_transcription(logmel, events, conf.NOTE_SECS, audio.name), midi.with_suffix(".png"))
     write_midi(events, midi, conf.NOTE_SECS)
     return len(events)
 

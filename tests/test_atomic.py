@@ -24,7 +24,7 @@ def test_a_file_appears_when_it_is_complete(tmp_path):
     with atomic_write(path) as partial:
         partial.write_text("half")
         assert not path.exists()
-        assert partial.suffix == ".csv"  # by which libraries choose a format
+        assert not list(path.parent.glob("*.csv"))  # as a search for finished files
         partial.write_text("whole")
     assert path.read_text() == "whole"
     assert os.listdir(path.parent) == ["notes.csv"]
@@ -71,7 +71,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
 def test_only_partials_of_ended_processes_are_removed(tmp_path, ended_pid):
     ended, folder = partial_path(tmp_path / "a.csv", ended_pid), partial_path(tmp_path / "2026_01_01", ended_pid)
     running = partial_path(tmp_path / "a.csv")
-    foreign, abandoned = (tmp_path / f".a.elsewhere.{pid}.01234567.partial.csv" for pid in (1, 2))
+    foreign, abandoned = (tmp_path / f".a.csv.elsewhere.{pid}.01234567.partial" for pid in (1, 2))
     user_file = tmp_path / ".my.partial.csv"
     for path in (ended, running, foreign, abandoned, user_file, tmp_path / "a.csv"):
         path.touch()

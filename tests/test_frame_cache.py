@@ -85,7 +85,7 @@ def test_partial_copies_of_killed_runs_are_deleted(stores):
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
     own = partial_path(path, ended.pid)
-    other, old = (path.with_name(f".stores.b.{pid}.01234567.partial.frames") for pid in (2, 3))
+    other, old = (path.with_name(f".stores.frames.b.{pid}.01234567.partial") for pid in (2, 3))
     for partial in (own, other, old):
         partial.write_bytes(b"half")
     os.utime(old, (0, 0))

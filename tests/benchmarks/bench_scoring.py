@@ -11,7 +11,7 @@ import torch
 
 from ov_piano.constants import FRAME_SECS, KEYS, LOWEST_NOTE
 from ov_piano.evaluation.scoring import Scores, score
-from ov_piano.evaluation.search import as_notes, reaches, score_grid
+from ov_piano.evaluation.search import above_threshold, as_notes, score_grid
 from ov_piano.transcription.decoder import Decoder
 from tests.benchmarks.paired import paired, seconds
 
@@ -99,7 +99,7 @@ def _search(count: int) -> dict:
     def plain_scoring() -> None:
         for threshold in THRESHOLDS:
             for shift in SHIFTS:
-                score(reference, as_notes(whole[reaches(whole, threshold)], shift))
+                score(reference, as_notes(whole[above_threshold(whole, threshold)], shift))
 
     entry = paired(ours, plain, rounds=3)
     alone = paired(lambda: score_grid(reference, whole, THRESHOLDS, SHIFTS), plain_scoring)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ov_piano.atomic import written_whole
+from ov_piano.atomic import atomic_write
 from ov_piano.cli import run
 from ov_piano.config import POSITIVE, REQUIRED, option
 from ov_piano.constants import SAMPLE_RATE
@@ -158,7 +158,7 @@ def main(conf: ConfDef) -> None:
             "| {} | {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.3f} | {:.3f} | {:.1f} |".format(*rows[-1].values())
         )
         Path(conf.OUT).parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(conf.OUT) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
+        with atomic_write(conf.OUT) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(rows)

@@ -181,7 +181,7 @@ def preprocessing_task(folder: Path) -> Task:
                 _check_equal_stores(output / name, folder / "alone" / name)
         if list(output.glob("*.done")) or (output / MEL_NAME).exists() or (output / ROLL_NAME).exists():
             return "moving"
-        joining = [path for name in (MEL_NAME, ROLL_NAME) for path in output.glob(f"*.parts/{name}*")]
+        joining = [*output.glob("*.parts/*.h5"), *output.glob("*.parts/.MAESTRO*.partial")]
         return "joining" if joining else f"{len(parts)} recordings done"
 
     def check_end(output: Path, alone: Path) -> None:
