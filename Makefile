@@ -1,7 +1,7 @@
 # Two targets do everything on a fresh machine: `make demo` and `make test`.
 
 PYTHON ?= python3
-# Where to get PyTorch. For builds without CUDA (0.2 GB instead of several):
+# A further package index. PyTorch's own has builds without CUDA, a small part of the download:
 #     make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 BIN := .venv/bin
@@ -43,10 +43,8 @@ fuzz: $(BIN)/installed
 $(BIN)/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	@[ -n "$(TORCH_INDEX)" ] || command -v nvidia-smi > /dev/null || [ "$$(uname -s)" != Linux ] || echo \
-	    "No NVIDIA driver found: TORCH_INDEX=https://download.pytorch.org/whl/cpu would save several gigabytes."
-	if [ -n "$(TORCH_INDEX)" ]; then \
-	    $(BIN)/pip install --quiet --disable-pip-version-check --index-url "$(TORCH_INDEX)" torch torchaudio; fi
-	$(BIN)/pip install --quiet --disable-pip-version-check -e ".[dev]"
+	    "No NVIDIA driver found: TORCH_INDEX=https://download.pytorch.org/whl/cpu downloads far less."
+	$(BIN)/pip install --quiet --disable-pip-version-check $(addprefix --extra-index-url ,$(TORCH_INDEX)) -e ".[dev]"
 	touch $@
 
 clean:

@@ -12,6 +12,7 @@ COMMANDS = {  # name: (module with `main` and `ConfDef`, summary)
     "transcribe": ("ov_piano.transcribe", "recordings -> MIDI files"),
     "live": ("ov_piano.live.__main__", "a page in the browser that shows the notes while they are played"),
     "score": ("ov_piano.score", "MIDI files against reference MIDI files -> precision, recall and F1"),
+    "export": ("ov_piano.export", "snapshot -> ONNX file"),
 }
 BAD_INPUT = 2  # exit status, as `ov_piano.cli`
 
