@@ -1,10 +1,10 @@
-"""MAESTRO -> two HDF5 files: log-mel spectrograms, and piano rolls from the MIDI.
+"""MAESTRO -> two HDF5 files: log-mel spectrograms and piano rolls.
 
-1. List the recordings of MAESTRO_INPATH by its CSV.
-2. For each, in parallel: audio -> log-mel; MIDI -> notes -> piano roll of the same length.
-3. Join them in OUTPUT_DIR, in the order of the CSV, and print a summary.
+1. Read the list of recordings from the CSV file in MAESTRO_INPATH.
+2. For each recording, in parallel: audio -> log-mel; MIDI -> notes -> piano roll of the same length.
+3. Join the results in OUTPUT_DIR, in CSV order, and print a summary.
 
-A run that was stopped continues when the same command is given again.
+To resume an interrupted run, repeat the command.
 """
 
 import logging
@@ -19,15 +19,15 @@ from ov_piano.preprocessing.preprocess import preprocess
 
 @dataclass
 class Source:
-    """Where MAESTRO is."""
+    """Location of MAESTRO."""
 
     MAESTRO_INPATH: str = option("datasets/maestro/maestro-v3.0.0", "folder with maestro-vX.0.0.csv and year folders")
-    MAESTRO_VERSION: int = option(3, "version of MAESTRO", one_of(*PUBLISHED_ROWS))
+    MAESTRO_VERSION: int = option(3, "MAESTRO version: 1, 2 or 3", one_of(*PUBLISHED_ROWS))
 
 
 @dataclass
 class ConfDef(PreprocessConf, Source):
-    """`Source`, then what all preprocessing shares (`PreprocessConf`)."""
+    """`Source`, then the settings shared by 0a and 0b (`PreprocessConf`)."""
 
 
 def main(conf: ConfDef) -> None:

@@ -1,10 +1,10 @@
-"""MAPS -> two HDF5 files: log-mel spectrograms, and piano rolls from the MIDI.
+"""MAPS -> two HDF5 files: log-mel spectrograms and piano rolls.
 
-1. List the recordings of MAPS_INPATH: instruments, categories, repeated pieces as wished.
-2. For each, in parallel: audio -> log-mel; MIDI -> notes -> piano roll of the same length.
-3. Join them in OUTPUT_DIR, by instrument, category and name, and print a summary.
+1. List the recordings in MAPS_INPATH; settings select instruments, categories and repeated pieces.
+2. For each recording, in parallel: audio -> log-mel; MIDI -> notes -> piano roll of the same length.
+3. Join the results in OUTPUT_DIR, sorted by instrument, category and name, and print a summary.
 
-A run that was stopped continues when the same command is given again.
+To resume an interrupted run, repeat the command.
 """
 
 import logging
@@ -19,26 +19,26 @@ from ov_piano.preprocessing.preprocess import preprocess
 
 @dataclass
 class Source:
-    """Where MAPS is."""
+    """Location of MAPS."""
 
-    MAPS_INPATH: str = option("datasets/MAPS", "folder with a folder for each instrument")
+    MAPS_INPATH: str = option("datasets/MAPS", "folder that contains one folder per instrument")
 
 
 @dataclass
 class Selection:
-    """What of MAPS is wanted."""
+    """Which recordings of MAPS to use."""
 
-    MAPS_INSTRUMENTS: list[str] = option(list(INSTRUMENTS), "instruments to take", NOT_EMPTY)
-    MAPS_CATEGORIES: list[str] = option(list(CATEGORIES), "categories to take", NOT_EMPTY)
+    MAPS_INSTRUMENTS: list[str] = option(list(INSTRUMENTS), "instruments to include", NOT_EMPTY)
+    MAPS_CATEGORIES: list[str] = option(list(CATEGORIES), "categories to include", NOT_EMPTY)
     MAPS_REPEATED_PIECES: str = option(
-        "keep", "pieces played by several instruments: keep all, keep one, or drop", one_of(*REPEATED_PIECES)
+        "keep", "pieces recorded on several instruments: keep (all), one (at random) or drop", one_of(*REPEATED_PIECES)
     )
-    RANDOM_SEED: int = option(0, "chooses the one of MAPS_REPEATED_PIECES=one")
+    RANDOM_SEED: int = option(0, "random seed for MAPS_REPEATED_PIECES=one")
 
 
 @dataclass
 class ConfDef(Selection, PreprocessConf, Source):
-    """`Source`, then what all preprocessing shares (`PreprocessConf`), then `Selection`."""
+    """`Source`, then the settings shared by 0a and 0b (`PreprocessConf`), then `Selection`."""
 
 
 def main(conf: ConfDef) -> None:

@@ -1,16 +1,16 @@
 """Evaluate a snapshot of the onset and velocity network on the test recordings.
 
-1. Load the snapshot, and the log-mels from the pair of HDF5 files made by script 0a or 0b
-   (their names tell whether they are of MAESTRO or of MAPS).
-2. Transcribe every XV_TAKE_ONE_EVERY-th validation recording once, at the lowest threshold,
+1. Load the snapshot and open the pair of HDF5 files made by script 0a or 0b (MAESTRO or MAPS,
+   as their names say).
+2. Transcribe every n-th validation recording (n = XV_TAKE_ONE_EVERY) once, at the lowest threshold,
    and score all pairs of SEARCH_THRESHOLDS and SEARCH_SHIFTS against the MIDI files.
-   With a single pair there is nothing to search, and validation is left out.
-3. Transcribe and score the test recordings with the pair of best onset F1; SEARCH_TIE lets the
-   timing of the onsets decide between shifts that F1 hardly tells apart, and TEST_RECORDINGS
-   restricts the test to the recordings that a text file lists.
-4. Print the tables ONSETS, ONSETS+VELOCITIES and ANALYSIS, and write them, the search, the
-   events and the configuration into OUTPUT_DIR/eval/TIMESTAMP.
-5. Draw the search, and the best, worst and median test recording against the truth.
+   A single pair skips this step.
+3. Transcribe and score the test recordings with the pair that has the best onset F1. SEARCH_TIE
+   chooses the most accurate onset times among shifts with nearly equal F1; TEST_RECORDINGS
+   restricts the test to the recordings listed in a text file.
+4. Print the tables ONSETS, ONSETS+VELOCITIES and ANALYSIS, and write them to
+   OUTPUT_DIR/eval/TIMESTAMP together with the search scores, the events and the configuration.
+5. Plot the search, and the best, worst and median test recording with their reference notes.
 """
 
 import ov_piano  # noqa: F401 -- first, since torch's threads are configured when torch is imported
@@ -62,52 +62,52 @@ from ov_piano.transcription.strided import Infer, onset_velocity_maps
 class Output:
     """Where results go."""
 
-    OUTPUT_DIR: str = option("out", "results go into its folder eval")
+    OUTPUT_DIR: str = option("out", "results go to its subfolder eval")
 
 
 @dataclass
 class Search:
-    """What is evaluated, at which thresholds and shifts."""
+    """The snapshot, and the thresholds and shifts to search."""
 
-    SNAPSHOT_INPATH: str = option(REQUIRED, "snapshot to evaluate, as saved by script 1")
-    XV_TAKE_ONE_EVERY: int = option(5, "search on every so many-th validation recording", POSITIVE)
-    SEARCH_THRESHOLDS: list[float] = option([0.77], "onset probabilities to try as thresholds", FRACTIONS)
-    SEARCH_SHIFTS: list[float] = option([-0.01], "seconds to try adding to detected onsets", NOT_EMPTY)
+    SNAPSHOT_INPATH: str = option(REQUIRED, "snapshot to evaluate, saved by script 1")
+    XV_TAKE_ONE_EVERY: int = option(5, "use every n-th validation recording for the search", POSITIVE)
+    SEARCH_THRESHOLDS: list[float] = option([0.77], "onset probability thresholds to try", FRACTIONS)
+    SEARCH_SHIFTS: list[float] = option([-0.01], "time shifts to try, in seconds, added to detected onsets", NOT_EMPTY)
     SEARCH_TIE: float = option(
-        0.0, "of the shifts within so much of the best onset F1, take the one that times onsets best", FRACTION
+        0.0, "among shifts within this margin of the best onset F1, choose the most accurate onset times", FRACTION
     )
 
 
 @dataclass
 class Scoring:
-    """What counts as correct."""
+    """Tolerances for correct notes."""
 
-    TOLERANCE_SECS: float = option(0.05, "how far a correct onset may be off, in seconds", POSITIVE)
-    TOLERANCE_VEL: float = option(0.1, "how far a correct velocity may be off, of 0-1", POSITIVE)
+    TOLERANCE_SECS: float = option(0.05, "onset tolerance in seconds", POSITIVE)
+    TOLERANCE_VEL: float = option(0.1, "velocity tolerance on a scale of 0-1", POSITIVE)
 
 
 @dataclass
 class Network:
-    """What the snapshot does not say of its network."""
+    """Network settings that the snapshot does not store."""
 
-    LEAKY_RELU_SLOPE: float = option(0.1, "slope of the leaky ReLUs below zero, as in training", NON_NEGATIVE)
+    LEAKY_RELU_SLOPE: float = option(0.1, "negative slope of the leaky ReLUs, as in training", NON_NEGATIVE)
 
 
 @dataclass
 class Saving:
-    """What is kept beside the results."""
+    """What to save besides the results."""
 
     SAVE_OPERATING_POINT: bool = option(
-        False, "write the threshold and shift beside the snapshot, where ov_piano.transcribe looks for them"
+        False, "save the best threshold and shift beside the snapshot, where ov-piano transcribe finds them"
     )
 
 
 @dataclass
 class Subset:
-    """Which recordings of the test split are evaluated."""
+    """Which recordings of the test split to evaluate."""
 
     TEST_RECORDINGS: str | None = option(
-        None, "text file that lists the test recordings to evaluate, one name per line; null: all of them"
+        None, "text file with the names of the test recordings to evaluate, one per line; null: all"
     )
 
 
@@ -126,7 +126,7 @@ class ConfDef(
     Output,
     DatasetConf,
 ):
-    """All settings, each overridden by KEY=value; printed from the last group named here to the first."""
+    """All settings; listed and printed from the last base class to the first."""
 
     def __post_init__(self) -> None:
         if self.INFERENCE_CHUNK_OVERLAP >= self.INFERENCE_CHUNK_SIZE:
@@ -149,7 +149,7 @@ class ConfDef(
 
 
 class Recordings(NamedTuple):
-    """What is transcribed and what that is compared with."""
+    """Recordings to transcribe, and the reference notes to score them against."""
 
     dataset: RecordingDataset
     names: list[str]
@@ -157,14 +157,14 @@ class Recordings(NamedTuple):
 
 
 def load_recordings(conf: ConfDef, pair: StorePair, indices: list[int]) -> Recordings:
-    """Recordings of the stores with the notes of their MIDI files."""
+    """Recordings of the stores with the reference notes from their MIDI files."""
     names = [pair.metadata[index].basename for index in indices]
     references = load_ground_truths(midi_paths(pair, indices, conf.folders))
     return Recordings(RecordingDataset(pair, indices), names, references)
 
 
 def test_indices(conf: ConfDef, pair: StorePair) -> list[int]:
-    """The recordings of the test split, or those of them that TEST_RECORDINGS lists."""
+    """Indices of the test split, or of the recordings in it that TEST_RECORDINGS lists."""
     indices = split_indices(pair, "test")
     return indices if conf.TEST_RECORDINGS is None else only_listed(pair, indices, conf.TEST_RECORDINGS)
 
@@ -197,10 +197,10 @@ def transcribe_recordings(
 
 
 def find_threshold_and_shift(conf: ConfDef, pair: StorePair, infer: Infer) -> tuple[pd.DataFrame, float, float]:
-    """Scores of all pairs on validation recordings, and the best pair; a single pair is not scored."""
+    """Scores of all threshold-shift pairs on validation recordings, and the best pair; skips scoring a single pair."""
     thresholds, shifts = conf.SEARCH_THRESHOLDS, conf.SEARCH_SHIFTS
     if not conf.is_search:
-        print("One threshold and one shift given: no search on validation recordings.\n", flush=True)
+        print("Single threshold and shift: skipping the search on validation recordings.\n", flush=True)
         return pd.DataFrame({"threshold": thresholds, "shift": shifts}), thresholds[0], shifts[0]
     recordings = load_recordings(conf, pair, split_indices(pair, "validation")[:: conf.XV_TAKE_ONE_EVERY])
     estimates = transcribe_recordings(conf, infer, recordings, min(thresholds), "validation")
@@ -211,12 +211,12 @@ def find_threshold_and_shift(conf: ConfDef, pair: StorePair, infer: Infer) -> tu
         unshifted = analyse(recordings.names, recordings.references, estimates, best["threshold"], 0.0, conf.tolerances)
         late_secs = unshifted["offset_secs"].mean()
         best = best_timed_row(found, late_secs, conf.SEARCH_TIE)
-        print(f"Unshifted onsets are {late_secs * 1000:.1f} ms late: shift {best['shift']:g} s times them best.\n")
+        print(f"Without a shift, onsets are {late_secs * 1000:.1f} ms late; choosing a shift of {best['shift']:g} s.\n")
     return found, best["threshold"], best["shift"]
 
 
 def transcribed(conf: ConfDef, infer: Infer, recordings: Recordings, index: int, estimate: np.ndarray) -> Transcribed:
-    """All there is to draw of one recording; the network's maps, too large to keep, are computed again."""
+    """Everything to plot for one recording; recomputes the network's output, which is too large to keep."""
     logmel, _, _ = recordings.dataset[index]  # (mels, t)
     pair = recordings.dataset.pair
     chunking = conf.chunking(pair.frame_secs)
@@ -234,7 +234,7 @@ def transcribed(conf: ConfDef, infer: Infer, recordings: Recordings, index: int,
 
 
 def main(conf: ConfDef) -> None:
-    """Search, test once, report."""
+    """Search on validation recordings, evaluate on the test recordings, report."""
     keep_freed_memory()
     pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
     infer = load_inference(conf, pair.mel.height)

@@ -10,18 +10,18 @@ from importlib.metadata import PackageNotFoundError, version
 
 COMMANDS = {  # name: (module with `main` and `ConfDef`, summary)
     "transcribe": ("ov_piano.transcribe", "recordings -> MIDI files"),
-    "live": ("ov_piano.live.__main__", "a page in the browser that shows the notes while they are played"),
-    "score": ("ov_piano.score", "MIDI files against reference MIDI files -> precision, recall and F1"),
-    "export": ("ov_piano.export", "snapshot -> ONNX file"),
+    "live": ("ov_piano.live.__main__", "show the notes in the browser while you play"),
+    "score": ("ov_piano.score", "score MIDI files against reference MIDI files: precision, recall and F1"),
+    "export": ("ov_piano.export", "convert a snapshot to ONNX"),
 }
 BAD_INPUT = 2  # exit status, as `ov_piano.cli`
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command that the first argument names, and exit."""
+    """Run the command named by the first argument, then exit."""
     name, *rest = (sys.argv[1:] if args is None else list(args)) or ["--help"]
     if name in COMMANDS:
-        from ov_piano.cli import run  # noqa: PLC0415 -- the list of commands appears at once
+        from ov_piano.cli import run  # noqa: PLC0415 -- so that --help is fast
 
         module = import_module(COMMANDS[name][0])
         run(module.main, module.ConfDef, rest)

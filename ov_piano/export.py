@@ -1,15 +1,15 @@
-"""A snapshot as an ONNX file, for other languages, devices and browsers.
+"""Convert a snapshot to ONNX, to run it in other languages, on other devices and in browsers.
 
-1. The network of the snapshot is loaded (plain PyTorch, without the optimised CPU kernels).
-2. It is exported with the inputs and outputs below, and compared with the original in onnxruntime.
-3. What a program needs to know beyond the graph is in the file's metadata: how to compute the log-mel spectrogram,
-   the threshold and the shift, the decoder's blur.
+1. Load the network of the snapshot (plain PyTorch, without the optimised CPU kernels).
+2. Export it with the inputs and outputs below, and compare it with the original in onnxruntime.
+3. Store what a program needs besides the graph in the file's metadata: log-mel settings, threshold, shift and the
+   decoder's blur.
 
-    ov-piano export SNAPSHOT OUT.onnx        (the snapshot that ships: ov-piano export OUT=OUT.onnx)
+    ov-piano export SNAPSHOT OUT.onnx        (the shipped snapshot: ov-piano export OUT=OUT.onnx)
 
-Input logmel (batch, mels, frames) in dB, any batch, three frames or more; outputs onsets and velocities
-(batch, 88, frames), probabilities and relative velocities from 0 to 1; key 0 is A0. Without an installation the
-command is python -m ov_piano.export. It needs the extra: pip install 'ov_piano[export]'.
+Input: logmel (batch, mels, frames) in dB, any batch size, at least three frames. Outputs: onsets (probabilities) and
+velocities, (batch, 88, frames) each, from 0 to 1; key 0 is A0. Requires pip install 'ov_piano[export]'. If ov_piano
+is not installed, run python -m ov_piano.export.
 """
 
 import json
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ov_piano.atomic import written_whole
+from ov_piano.atomic import atomic_write
 from ov_piano.cli import run
 from ov_piano.config import NON_NEGATIVE, REQUIRED, option
 from ov_piano.constants import LOWEST_NOTE, TOP_DB
@@ -45,17 +45,17 @@ log = logging.getLogger(__name__)
 class ConfDef:
     """Settings of the command."""
 
-    SNAPSHOT_INPATH: str | None = option(None, "weights of the network; null: the ones that ship", positional=True)
+    SNAPSHOT_INPATH: str | None = option(None, "network weights; null: the snapshot shipped with ov_piano", positional=True)
     OUT: str = option(REQUIRED, "ONNX file to write", positional=True)
-    OVERWRITE: bool = option(False, "replace the file if it exists")
-    LEAKY_RELU_SLOPE: float = option(0.1, "slope of the leaky ReLUs below zero, as in training", NON_NEGATIVE)
+    OVERWRITE: bool = option(False, "overwrite an existing file")
+    LEAKY_RELU_SLOPE: float = option(0.1, "negative slope of the leaky ReLUs, as in training", NON_NEGATIVE)
     VERBOSE: bool = option(False, "print the configuration first")
 
 
 class ProbabilityMaps(nn.Module):
     """Log-mel (b, mels, t) in dB -> onset probabilities and velocities, (b, keys, t) in 0..1 each.
 
-    The network's output lacks the first frame, which is 0 here, as the decoder expects it.
+    The network's output lacks the first frame; it is padded with 0, as the decoder expects.
     """
 
     def __init__(self, network: OnsetVelocityBase):
@@ -70,28 +70,28 @@ class ProbabilityMaps(nn.Module):
 def export_onnx(network: OnsetVelocityBase, path: str | Path, metadata: dict[str, str]) -> None:
     """Write the `ProbabilityMaps` of ``network`` as one complete ONNX file.
 
-    :raises TypeError: another module, such as the optimised network for the CPU, whose kernels ONNX lacks
-    :raises InputError: the packages of the extra are missing
+    :raises TypeError: another module, such as the optimised CPU network, whose kernels ONNX lacks
+    :raises InputError: onnx, onnxscript or onnxruntime is not installed
     """
     if not isinstance(network, OnsetVelocityBase):
-        raise TypeError(f"expected a plain network, found {type(network).__name__}: load_network(path) gives one")
+        raise TypeError(f"expected a plain network, found {type(network).__name__}: use load_network(path)")
     _require_extra()
     maps = ProbabilityMaps(network).eval().cpu()
     axes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("frames", min=3)}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # operators of torchvision, which are not needed
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # warns about torchvision operators, which are not needed
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of PyTorch about itself
+        warnings.simplefilter("ignore")  # PyTorch's own deprecations
         exported = torch.export.export(maps, (_example(network, 2, 50),), dynamic_shapes={"logmel": axes})
         program = torch.onnx.export(
             exported, dynamo=True, input_names=["logmel"], output_names=["onsets", "velocities"], verbose=False
         )
     program.model.metadata_props.update(metadata)
-    with written_whole(path) as partial:
+    with atomic_write(path) as partial:
         program.save(str(partial))
 
 
 def onnx_metadata(network: OnsetVelocityBase, snapshot: str | Path, point: OperatingPoint) -> dict[str, str]:
-    """What a program must know to use the graph, as JSON texts by name."""
+    """What a program needs to use the graph: JSON strings by name."""
     settings = LogMelSettings(mels=network.in_bins)
     logmel = {
         **asdict(settings),
@@ -111,7 +111,7 @@ def onnx_metadata(network: OnsetVelocityBase, snapshot: str | Path, point: Opera
 
 
 def largest_difference(network: OnsetVelocityBase, path: str | Path) -> float:
-    """Between the outputs of ``network`` and of the file in onnxruntime, over several batches and lengths."""
+    """Largest difference between ``network`` and the file in onnxruntime, over several batch sizes and lengths."""
     _require_extra()
     session = import_module("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
     maps, largest = ProbabilityMaps(network).eval().cpu(), 0.0
@@ -125,7 +125,7 @@ def largest_difference(network: OnsetVelocityBase, path: str | Path) -> float:
 
 
 def _example(network: OnsetVelocityBase, batch: int, frames: int) -> Tensor:
-    """A log-mel like those of recordings: (batch, mels, frames) in dB."""
+    """A random log-mel (batch, mels, frames) in dB, in the range of real recordings."""
     noise = torch.randn(batch, network.in_bins, frames, generator=torch.Generator().manual_seed(0))
     return (20 * noise - 40).clamp(-80, 40)
 
@@ -139,22 +139,22 @@ def _require_extra() -> None:
 
 
 def main(conf: ConfDef) -> None:
-    """Export and compare."""
+    """Export the snapshot and verify the ONNX file."""
     out = Path(conf.OUT)
     if out.exists() and not conf.OVERWRITE:
-        raise InputError(f"{out}: exists already; OVERWRITE=true replaces it")
+        raise InputError(f"{out}: exists already; pass OVERWRITE=true to overwrite")
     snapshot = Path(conf.SNAPSHOT_INPATH or default_snapshot())
     network = load_network(snapshot, conf.LEAKY_RELU_SLOPE)
     point = read_operating_point(snapshot)
     if point is None:
         point = PUBLISHED[type(network).__name__]
-        log.warning("no operating point beside %s: the file gets the published one", snapshot)
+        log.warning("no operating point beside %s: using the published one", snapshot)
     export_onnx(network, out, onnx_metadata(network, snapshot, point))
     difference = largest_difference(network, out)
     if not difference <= TOLERANCE:
         raise InputError(f"{out}: differs from the network by up to {difference:.1e}, expected at most {TOLERANCE:g}")
     size = out.stat().st_size / 1e6
-    print(f"{out}: {type(network).__name__}, {size:.1f} MB; equal to the network to {difference:.1e} in onnxruntime")
+    print(f"{out}: {type(network).__name__}, {size:.1f} MB; onnxruntime differs from PyTorch by at most {difference:.1e}")
 
 
 if __name__ == "__main__":

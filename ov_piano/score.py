@@ -1,13 +1,13 @@
-"""Scores of transcriptions: MIDI files against reference MIDI files.
+"""Score transcriptions: MIDI files against reference MIDI files.
 
-1. The notes of both files are read as script 2 reads its references: a sustain pedal in the file prolongs notes.
-2. Onsets within TOLERANCE_SECS on the same key are matched, each note once, as mir_eval does; offsets are ignored.
-3. The tables ONSETS, ONSETS+VELOCITIES and ANALYSIS have a row for each pair and the averages last.
+1. Read the notes of both files as script 2 reads its references: the sustain pedal extends notes.
+2. Match onsets within TOLERANCE_SECS on the same key, each note at most once, as mir_eval does; ignore offsets.
+3. Print the tables ONSETS, ONSETS+VELOCITIES and ANALYSIS, with one row per pair and the averages last.
 
     ov-piano score REFERENCE ESTIMATE [KEY=value …]
 
-REFERENCE and ESTIMATE are two MIDI files, or two folders whose files are paired by name, wherever they are below
-them and whether they end in .mid or .midi. Without an installation the command is python -m ov_piano.score.
+REFERENCE and ESTIMATE are two MIDI files or two folders. Files in the folders and their subfolders are paired by
+name without the extension (.mid or .midi). If ov_piano is not installed, run python -m ov_piano.score.
 """
 
 import logging
@@ -42,19 +42,19 @@ log = logging.getLogger(__name__)
 class ConfDef:
     """Settings of the command."""
 
-    REFERENCE: str = option(REQUIRED, "MIDI file or folder that is right", positional=True)
+    REFERENCE: str = option(REQUIRED, "reference MIDI file or folder", positional=True)
     ESTIMATE: str = option(REQUIRED, "MIDI file or folder to score", positional=True)
-    OUT: str | None = option(None, "new folder for the tables as CSV files; null: none")
-    SHIFT: float = option(0.0, "seconds added to the estimated onsets")
-    TOLERANCE_SECS: float = option(0.05, "largest difference of matching onsets, in seconds", POSITIVE)
-    TOLERANCE_VEL: float = option(0.1, "largest difference of matching velocities after rescaling, of 0-1", POSITIVE)
+    OUT: str | None = option(None, "new folder for the tables as CSV files; null: print only")
+    SHIFT: float = option(0.0, "time shift of the estimated onsets in seconds")
+    TOLERANCE_SECS: float = option(0.05, "onset tolerance in seconds", POSITIVE)
+    TOLERANCE_VEL: float = option(0.1, "velocity tolerance on a scale of 0-1, after rescaling", POSITIVE)
     VERBOSE: bool = option(False, "print the configuration first")
 
 
 def find_pairs(reference: Path, estimate: Path) -> dict[str, tuple[Path, Path]]:
-    """Reference and estimate by name (no suffix). Files of a folder without a partner are named and left out.
+    """Reference and estimate by name without extension. Warns about files without a partner and skips them.
 
-    :raises InputError: a file and a folder, no such path, two files of one name in a folder, no pair
+    :raises InputError: a file and a folder, a missing path, duplicate names in a folder, or no pairs
     """
     for path in (reference, estimate):
         if not path.exists():
@@ -66,7 +66,7 @@ def find_pairs(reference: Path, estimate: Path) -> dict[str, tuple[Path, Path]]:
     references, estimates = _by_name(reference), _by_name(estimate)
     for name in sorted(references.keys() ^ estimates.keys()):
         path, other = (references[name], estimate) if name in references else (estimates[name], reference)
-        log.warning("left out: %s has no partner in %s", path, other)
+        log.warning("skipped: %s has no counterpart in %s", path, other)
     pairs = {name: (references[name], estimates[name]) for name in references if name in estimates}
     if not pairs:
         raise InputError(f"{reference} and {estimate}: no MIDI files of the same name")
@@ -74,7 +74,7 @@ def find_pairs(reference: Path, estimate: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    """The MIDI files in a folder and below."""
+    """The MIDI files in a folder and its subfolders, by name without extension."""
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in MIDI_SUFFIXES and path.is_file():
@@ -85,20 +85,20 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 
 def as_events(notes: np.ndarray) -> pd.DataFrame:
-    """Notes (n, 4) of a MIDI file as the table of events that a transcription gives."""
+    """Notes (n, 4) of a MIDI file as an event table, like a transcription's."""
     table = pd.DataFrame({"onset_secs": notes[:, 0], "note": notes[:, 2], "velocity": notes[:, 3]})
     return table.assign(prob=1.0)
 
 
 def main(conf: ConfDef) -> None:
-    """Print the tables."""
+    """Score all pairs; print the tables and write them to OUT."""
     pairs = find_pairs(Path(conf.REFERENCE), Path(conf.ESTIMATE))
     if conf.OUT is not None and Path(conf.OUT).exists():
         raise InputError(f"OUT={conf.OUT}: exists already")
     references = load_ground_truths([reference for reference, _ in pairs.values()])
     estimates = [as_events(notes) for notes in load_ground_truths([estimate for _, estimate in pairs.values()])]
     tolerances = Tolerances(conf.TOLERANCE_SECS, conf.TOLERANCE_VEL)
-    scored = (list(pairs), references, estimates, 0.0, conf.SHIFT, tolerances)  # 0: the threshold, which all reach
+    scored = (list(pairs), references, estimates, 0.0, conf.SHIFT, tolerances)  # threshold 0 keeps all events
     scores = score_recordings(*scored)
     tables = {"onsets": onset_table(scores), "onsets_velocities": velocity_table(scores), "analysis": analyse(*scored)}
     tables = {name: with_last_row(table, f"AVERAGES ({len(pairs)})") for name, table in tables.items()}

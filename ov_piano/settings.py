@@ -1,6 +1,6 @@
-"""Settings that travel together: small values that check themselves, and the options of several scripts they come from.
+"""Groups of related settings as frozen dataclasses that validate themselves, and the options shared by several scripts.
 
-A script's configuration (upper-case keys) is turned into these values once; everything below takes them whole.
+Scripts convert their configuration (upper-case keys) to these dataclasses once and pass them on.
 """
 
 import math
@@ -14,7 +14,7 @@ from ov_piano.errors import InputError
 
 @dataclass(frozen=True)
 class LogMelSettings:
-    """How audio becomes a log-mel spectrogram; the defaults are the published ones."""
+    """Log-mel spectrogram parameters; the defaults are the published ones."""
 
     sample_rate: int = SAMPLE_RATE  # Hz
     window: int = WINDOW  # samples, STFT window and FFT size
@@ -30,7 +30,7 @@ class LogMelSettings:
 
 @dataclass(frozen=True)
 class Chunking:
-    """Long recordings pass the network in chunks of ``size`` frames, ``overlap`` of them shared with the next chunk.
+    """Long recordings are processed in chunks of ``size`` frames; adjacent chunks share ``overlap`` frames.
 
     :raises InputError: a size below 2, an overlap that is odd or not below the size
     """
@@ -43,7 +43,7 @@ class Chunking:
             raise InputError(f"expected a chunk of at least 2 frames, found {self.size}")
         if self.overlap < 0 or self.overlap % 2 or self.overlap >= self.size:
             raise InputError(
-                f"expected an overlap of an even number of frames from 0 to below the chunk's {self.size}, "
+                f"expected an even number of overlapping frames, at least 0 and less than the chunk size {self.size}, "
                 f"found {self.overlap}"
             )
 
@@ -51,7 +51,7 @@ class Chunking:
     def from_secs(cls, size_secs: float = 300.0, overlap_secs: float = 11.0, frame_secs: float = FRAME_SECS):
         """The chunking nearest to these durations.
 
-        :raises InputError: they do not fit the frames; the message says which overlap would
+        :raises InputError: invalid size or overlap in frames; the message suggests a valid overlap
         """
         size, overlap = round(size_secs / frame_secs), round(overlap_secs / frame_secs)
         try:
@@ -59,7 +59,7 @@ class Chunking:
         except InputError as error:
             hint = ""
             if 0 < overlap < size and overlap % 2:
-                hint = f"; {frame_secs * (overlap - 1):g} s or {frame_secs * (overlap + 1):g} s would do"
+                hint = f"; use {frame_secs * (overlap - 1):g} s or {frame_secs * (overlap + 1):g} s"
             setting = f"chunks of {size_secs:g} s with an overlap of {overlap_secs:g} s at {frame_secs:g} s a frame"
             raise InputError(f"{setting}: {error}{hint}") from None
 
@@ -83,7 +83,7 @@ class DecoderSettings:
 
 @dataclass(frozen=True)
 class Tolerances:
-    """How far an estimated note may be off and still count as correct."""
+    """Largest onset and velocity errors of a correct note."""
 
     onset_secs: float = 0.05
     velocity: float = 0.1  # of 0-1, after mir_eval's rescaling
@@ -91,7 +91,7 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class DatasetFolders:
-    """Where the MIDI files are that belong to the HDF5 stores."""
+    """Folders of the datasets that the HDF5 stores were made from."""
 
     maestro: str
     maestro_version: int
@@ -102,9 +102,9 @@ class DatasetFolders:
 class DatasetConf:
     """Device and dataset of scripts 1 and 2."""
 
-    DEVICE: str = option(DEFAULT_DEVICE, "where to compute: cpu, cuda, cuda:1, ...")
-    MAESTRO_PATH: str = option("datasets/maestro/maestro-v3.0.0", "MAESTRO's folder, for the MIDI files")
-    MAESTRO_VERSION: int = option(3, "version of MAESTRO", one_of(1, 2, 3))
+    DEVICE: str = option(DEFAULT_DEVICE, "torch device: cpu, cuda, cuda:1, ...")
+    MAESTRO_PATH: str = option("datasets/maestro/maestro-v3.0.0", "MAESTRO folder, to read the MIDI files")
+    MAESTRO_VERSION: int = option(3, "MAESTRO version: 1, 2 or 3", one_of(1, 2, 3))
 
 
 @dataclass
@@ -112,18 +112,18 @@ class StoresConf:
     """The pair of HDF5 files of scripts 1 and 2."""
 
     HDF5_MEL_PATH: str = option(
-        "datasets/MAESTROv3_logmel_sr=16000_stft=2048w384h_mel=250(50-8000).h5", "log-mels, from script 0a or 0b"
+        "datasets/MAESTROv3_logmel_sr=16000_stft=2048w384h_mel=250(50-8000).h5", "log-mels made by script 0a or 0b"
     )
     HDF5_ROLL_PATH: str = option(
-        "datasets/MAESTROv3_roll_quant=0.024_midivals=128_extendsus=True.h5", "piano rolls, from script 0a or 0b"
+        "datasets/MAESTROv3_roll_quant=0.024_midivals=128_extendsus=True.h5", "piano rolls made by script 0a or 0b"
     )
 
 
 @dataclass
 class MapsConf(DatasetConf):
-    """`DatasetConf` with MAPS, listed where a script puts it."""
+    """`DatasetConf` plus MAPS; separate, so that MAPS_PATH can come later in a script's list."""
 
-    MAPS_PATH: str = option("datasets/MAPS", "folder of MAPS, where the HDF5 files are of MAPS")
+    MAPS_PATH: str = option("datasets/MAPS", "MAPS folder, if the HDF5 files are of MAPS")
 
     @property
     def folders(self) -> DatasetFolders:
@@ -132,10 +132,10 @@ class MapsConf(DatasetConf):
 
 @dataclass
 class DecoderConf:
-    """The decoder of scripts 1, 2 and the transcription command."""
+    """Decoder settings of scripts 1 and 2 and of the transcribe command."""
 
-    DECODER_GAUSS_STD: float = option(1.0, "standard deviation of the blur over time, in frames", POSITIVE)
-    DECODER_GAUSS_KSIZE: int = option(11, "taps of the blur", ODD)
+    DECODER_GAUSS_STD: float = option(1.0, "standard deviation of the decoder's Gaussian blur, in frames", POSITIVE)
+    DECODER_GAUSS_KSIZE: int = option(11, "kernel size of the Gaussian blur, in frames", ODD)
 
     @property
     def decoder(self) -> DecoderSettings:
@@ -144,20 +144,20 @@ class DecoderConf:
 
 @dataclass
 class InferenceConf:
-    """How script 2 and the transcription command cut up long recordings."""
+    """Chunking of long recordings in script 2 and the transcribe command."""
 
-    INFERENCE_CHUNK_SIZE: float = option(300.0, "length of the chunks to transcribe, in seconds", POSITIVE)
-    INFERENCE_CHUNK_OVERLAP: float = option(11.0, "overlap of neighbouring chunks, in seconds", NON_NEGATIVE)
+    INFERENCE_CHUNK_SIZE: float = option(300.0, "chunk length for inference, in seconds", POSITIVE)
+    INFERENCE_CHUNK_OVERLAP: float = option(11.0, "overlap of adjacent chunks, in seconds", NON_NEGATIVE)
 
     def chunking(self, frame_secs: float = FRAME_SECS) -> Chunking:
-        """:raises InputError: the settings do not fit frames of ``frame_secs``"""
+        """:raises InputError: chunk size or overlap is invalid at ``frame_secs`` seconds per frame"""
         return Chunking.from_secs(self.INFERENCE_CHUNK_SIZE, self.INFERENCE_CHUNK_OVERLAP, frame_secs)
 
 
 @dataclass
 class SpeedConf:
-    """Speed at the price of exactness, in scripts 1 and 2."""
+    """Speed settings of scripts 1 and 2; BF16 and TF32 reduce precision."""
 
     FAST: bool = option(True, "use the optimised kernels on the CPU; false: plain PyTorch")
-    BF16: bool = option(False, "compute in bfloat16 where that is safe")
-    TF32: bool = option(True, "on CUDA, compute float32 products in TF32")
+    BF16: bool = option(False, "compute in bfloat16 where the precision suffices")
+    TF32: bool = option(True, "use TF32 for float32 matrix products on CUDA")

@@ -1,15 +1,15 @@
-"""Piano recordings to MIDI.
+"""Transcribe piano recordings to MIDI.
 
-1. Each recording becomes a log-mel spectrogram, read and kept in pieces, so that hours fit into little memory.
-2. The network of a snapshot and the decoder find note onsets with velocities.
-3. For each recording NAME.mid (notes), NAME.csv (onset_secs, note, velocity, prob) and, with
-   PLOT=true, NAME.png (spectrogram and notes) are written; each file is complete or not there.
+1. Compute each recording's log-mel spectrogram in chunks, so that hours of audio need little memory.
+2. Detect note onsets and velocities with the network of a snapshot and the decoder.
+3. For each recording, write NAME.mid (notes), NAME.csv (onset_secs, note, velocity, prob) and, with
+   PLOT=true, NAME.png (spectrogram and notes). Each file is written completely or not at all.
 
     ov-piano transcribe RECORDING … [OUT=folder] [PLOT=true] [KEY=value …]
     ov-piano transcribe assets/live/prelude_bwv846.ogg PLOT=true
 
-RECORDING is a file (WAV, FLAC, OGG, MP3 … of any rate and number of channels), a folder, or a pattern such
-as 'music/**/*.wav'. AUDIO=one.wav,two.flac names recordings, too. Without an installation the command is
+RECORDING is an audio file (WAV, FLAC, OGG, MP3 …, any sampling rate and number of channels), a folder, or a pattern
+such as 'music/**/*.wav'. AUDIO=one.wav,two.flac works, too. If ov_piano is not installed, run
 python -m ov_piano.transcribe.
 """
 
@@ -41,29 +41,29 @@ MIDI_SUFFIXES = (".mid", ".midi")
 
 @dataclass
 class Files:
-    """What to transcribe, with which snapshot, into which files."""
+    """Input, output and snapshot."""
 
     AUDIO: list[str] = option(
-        [], "recordings, folders, patterns; AUDIO= may be left out", positional=True, required=True
+        [], "recordings, folders or patterns; AUDIO= may be omitted", positional=True, required=True
     )
-    OUT: str = option("out/transcriptions", "folder for the results, or for one recording the name of its .mid file")
-    SNAPSHOT_INPATH: str | None = option(None, "weights of the network; null: the ones that ship")
-    THRESHOLD: float | None = option(None, "onset probability of a note; null: as found for the snapshot", FRACTION)
-    SHIFT: float | None = option(None, "seconds added to each onset; null: as found for the snapshot")
+    OUT: str = option("out/transcriptions", "output folder; for a single recording, also the path of its .mid file")
+    SNAPSHOT_INPATH: str | None = option(None, "network weights; null: the snapshot shipped with ov_piano")
+    THRESHOLD: float | None = option(None, "onset probability threshold; null: the snapshot's", FRACTION)
+    SHIFT: float | None = option(None, "time shift of all onsets in seconds; null: the snapshot's")
     NOTE_SECS: float = option(
-        NOTE_SECS, "seconds a note lasts in the MIDI file unless its key is struck before", POSITIVE
+        NOTE_SECS, "note duration in the MIDI file in seconds; the key's next onset ends a note earlier", POSITIVE
     )
-    PLOT: bool = option(False, "also draw the spectrogram and the notes")
-    OVERWRITE: bool = option(False, "replace results that exist already")
-    SKIP_EXISTING: bool = option(False, "leave out recordings whose results are complete, to go on where a run ended")
-    DEVICE: str = option(DEFAULT_DEVICE, "where the network runs: cpu, cuda, cuda:1 …; mps is untested")
+    PLOT: bool = option(False, "also plot the spectrogram and the notes")
+    OVERWRITE: bool = option(False, "overwrite existing results")
+    SKIP_EXISTING: bool = option(False, "skip recordings with complete results, for example to resume a run")
+    DEVICE: str = option(DEFAULT_DEVICE, "torch device: cpu, cuda, cuda:1 …; mps is untested")
 
 
 @dataclass
 class ConfDef(DecoderConf, InferenceConf, Files):
-    """`Files`, then what is shared with script 2."""
+    """`Files`, then the settings shared with script 2."""
 
-    LEAKY_RELU_SLOPE: float = option(0.1, "slope of the leaky ReLUs below zero, as in training", NON_NEGATIVE)
+    LEAKY_RELU_SLOPE: float = option(0.1, "negative slope of the leaky ReLUs, as in training", NON_NEGATIVE)
     VERBOSE: bool = option(False, "print the configuration first")
 
     def __post_init__(self) -> None:
@@ -72,9 +72,9 @@ class ConfDef(DecoderConf, InferenceConf, Files):
 
 
 def plan_outputs(recordings: list[tuple[Path, Path]], conf: ConfDef) -> dict[Path, Path]:
-    """The MIDI file to write for each recording: NAME.mid, or song.wav.mid and song.mp3.mid where names are equal.
+    """The MIDI file to write for each recording: NAME.mid, or song.wav.mid and song.mp3.mid where names clash.
 
-    :raises InputError: two recordings with one output, an output that exists
+    :raises InputError: two recordings with the same output, or an existing output
     """
     out = Path(conf.OUT)
     if out.suffix.lower() in MIDI_SUFFIXES and not out.is_dir():
@@ -88,7 +88,7 @@ def plan_outputs(recordings: list[tuple[Path, Path]], conf: ConfDef) -> dict[Pat
     owners: dict[Path, Path] = {}
     for audio, midi in outputs.items():
         if midi in owners:
-            raise InputError(f"{owners[midi]} and {audio} would both be written to {midi}: give them different OUT")
+            raise InputError(f"{owners[midi]} and {audio} would both be written to {midi}: pass different OUT")
         owners[midi] = audio
     if conf.SKIP_EXISTING:
         return {audio: midi for audio, midi in outputs.items() if not all(map(Path.exists, _files(midi, conf)))}
@@ -96,8 +96,8 @@ def plan_outputs(recordings: list[tuple[Path, Path]], conf: ConfDef) -> dict[Pat
     if existing and not conf.OVERWRITE:
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
         raise InputError(
-            f"{existing[0]}{more}: exists already; OVERWRITE=true replaces it, SKIP_EXISTING=true goes on with the "
-            "other recordings, OUT=… writes elsewhere"
+            f"{existing[0]}{more}: exists already; pass OVERWRITE=true to overwrite, SKIP_EXISTING=true to skip, "
+            "or another OUT=…"
         )
     return outputs
 
@@ -108,14 +108,14 @@ def _files(midi: Path, conf: ConfDef) -> list[Path]:
 
 @contextmanager
 def progress_bar(what: str, seconds: float) -> Iterator[Callable[[float], None]]:
-    """Something to tell how many more seconds of audio are done; shows on terminals only."""
+    """Yield a function to call with the seconds of audio just processed; the bar shows on terminals only."""
     layout = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
     with tqdm(desc=what, total=seconds, bar_format=layout, disable=None, leave=False) as bar:
         yield lambda secs: bar.update(min(secs, seconds - bar.n))
 
 
 def transcribe_file(transcriber: Transcriber, audio: Path, seconds: float, midi: Path, conf: ConfDef) -> int:
-    """Write the results of one recording of about ``seconds``, the MIDI file last; returns the number of notes."""
+    """Write the results of one recording (about ``seconds`` long), the MIDI file last; return the number of notes."""
     with progress_bar(f"{audio.name}: spectrogram", seconds) as progress:
         logmel = spool_logmel(audio, progress=progress, mels=transcriber.mels)
     with progress_bar(f"{audio.name}: notes", seconds) as progress:
@@ -129,26 +129,26 @@ def transcribe_file(transcriber: Transcriber, audio: Path, seconds: float, midi:
 
 
 def main(conf: ConfDef) -> None:
-    """Transcribe every recording, say how fast it went and which could not be used.
+    """Transcribe all recordings, then print the speed and list the recordings that failed.
 
-    :raises InputError: a recording that cannot be used, after the others have been transcribed
+    :raises InputError: a recording cannot be used; raised after the others have been transcribed
     """
     recordings = find_recordings(conf.AUDIO)
     outputs = plan_outputs(recordings, conf)
     if skipped := len(recordings) - len(outputs):
-        print(f"transcribed before, left out: {skipped} of {len(recordings)} recordings", flush=True)
+        print(f"skipped, already transcribed: {skipped} of {len(recordings)} recordings", flush=True)
     if not outputs:
         return
     seconds: dict[Path, float] = {}
     unusable: set[Path] = set()
-    for audio in outputs:  # bad files are named before the work begins
-        with go_on_after(audio, unusable, alone=len(outputs) == 1):
+    for audio in outputs:  # reports bad files before the work begins
+        with skip_unusable(audio, unusable, alone=len(outputs) == 1):
             seconds[audio] = recording_seconds(audio)
     transcriber = load_transcriber(conf) if seconds else None
     begin = time.perf_counter()
     done = {}
     for audio, length in seconds.items():
-        with go_on_after(audio, unusable, alone=len(outputs) == 1):
+        with skip_unusable(audio, unusable, alone=len(outputs) == 1):
             notes = transcribe_file(transcriber, audio, length, outputs[audio], conf)
             print(f"{audio} -> {outputs[audio]} ({length:.1f} s, {notes} notes)", flush=True)
             done[audio] = length
@@ -162,7 +162,7 @@ def main(conf: ConfDef) -> None:
 
 
 def load_transcriber(conf: ConfDef) -> Transcriber:
-    """The network of the snapshot; prints its threshold and shift."""
+    """The snapshot's transcriber; prints its threshold and shift."""
     transcriber = Transcriber(
         conf.SNAPSHOT_INPATH,
         threshold=conf.THRESHOLD,
@@ -179,14 +179,14 @@ def load_transcriber(conf: ConfDef) -> Transcriber:
 
 
 @contextmanager
-def go_on_after(audio: Path, unusable: set[Path], alone: bool) -> Iterator[None]:
-    """A recording that cannot be used is named and added to ``unusable``; the only one raises the error."""
+def skip_unusable(audio: Path, unusable: set[Path], alone: bool) -> Iterator[None]:
+    """Report a recording that cannot be used and add it to ``unusable``; re-raise the error if it is ``alone``."""
     try:
         yield
     except (InputError, OSError) as error:
         if alone or (isinstance(error, OSError) and error.filename != str(audio)):  # a full disk, for instance
             raise
-        print(f"left out: {error}", file=sys.stderr, flush=True)
+        print(f"skipped: {error}", file=sys.stderr, flush=True)
         unusable.add(audio)
 
 

@@ -303,7 +303,7 @@ def test_an_output_folder_that_cannot_be_made_is_one_line(toy_maestro, tmp_path)
         ({"STFT_WINSIZE": 1, "STFT_HOPSIZE": 1}, "STFT_WINSIZE=1: expected at least 2"),
         ({"MEL_FMAX": 8001}, "at most half of TARGET_SR=16000"),
         ({"MEL_FMIN": 8000}, "MEL_FMIN below MEL_FMAX"),
-        ({"HDF5_CHUNKLEN_SECONDS": 0.01}, "HDF5_CHUNKLEN_SECONDS=0.01: expected at least a frame, 0.024 s"),
+        ({"HDF5_CHUNKLEN_SECONDS": 0.01}, "HDF5_CHUNKLEN_SECONDS=0.01: expected at least one frame, 0.024 s"),
         ({"DEVICE": "cuba"}, "DEVICE=cuba: not a usable device"),
     ],
 )

@@ -55,8 +55,8 @@ def test_folders_are_paired_by_name_and_the_rest_is_named(tmp_path, caplog):
     text = printed(tmp_path / "right", tmp_path / "found", f"OUT={tmp_path / 'tables'}")
     named = sorted(record.getMessage().replace(str(tmp_path), "") for record in caplog.records)
     assert named == [
-        "left out: /found/only_found.MID has no partner in /right",
-        "left out: /right/2004/only_reference.midi has no partner in /found",
+        "skipped: /found/only_found.MID has no counterpart in /right",
+        "skipped: /right/2004/only_reference.midi has no counterpart in /found",
     ]
 
     expected = {}

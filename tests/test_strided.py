@@ -113,8 +113,8 @@ def test_seconds_become_frames():
 @pytest.mark.parametrize(
     ("chunk_secs", "overlap_secs", "message"),
     [
-        (300, 2, r"found 83; 1.968 s or 2.016 s would do"),
-        (1, 2.016, r"overlap .* below the chunk's 42, found 84$"),
+        (300, 2, r"found 83; use 1.968 s or 2.016 s"),
+        (1, 2.016, r"overlapping .* less than the chunk size 42, found 84$"),
         (-1, 0, r"chunk of at least 2 frames, found -42$"),
         (10, -1, r"found -42$"),
     ],

@@ -375,10 +375,10 @@ def test_the_command_writes_midi_csv_and_picture(tmp_path, snapshot, monkeypatch
     assert "other.mid and 2 more: exists already" in message
     (tmp_path / "out" / "other.mid").unlink()
     run(main, ConfDef, ["AUDIO=.", *settings, "SKIP_EXISTING=true"])
-    assert "left out: 1 of 2 recordings" in capsys.readouterr().out
+    assert "already transcribed: 1 of 2 recordings" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     run(main, ConfDef, ["AUDIO=.", *settings, "SKIP_EXISTING=true"])
-    assert "left out: 2 of 2 recordings" in capsys.readouterr().out
+    assert "already transcribed: 2 of 2 recordings" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -414,7 +414,7 @@ def test_unusable_files_are_named_and_the_others_transcribed(tmp_path, snapshot,
     assert stop.value.code == 2
     printed = capsys.readouterr()
     errors = printed.err.splitlines()
-    assert [line.split(":")[0:2] for line in errors[:2]] == [["left out", " b.flac"], ["left out", " c.wav"]]
+    assert [line.split(":")[0:2] for line in errors[:2]] == [["skipped", " b.flac"], ["skipped", " c.wav"]]
     assert errors[2:] == ["error: not transcribed, 2 of 4 recordings: b.flac, c.wav"]
     assert "recordings: 2, 4.0 s of audio" in printed.out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.mid", "a.csv", "d.mid", "d.csv"}

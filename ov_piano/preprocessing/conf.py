@@ -1,4 +1,4 @@
-"""The settings that 0a and 0b share."""
+"""Settings shared by scripts 0a and 0b."""
 
 from dataclasses import dataclass
 
@@ -15,20 +15,20 @@ WITHIN_AN_HOUR = Check("a number above 0, at most 3600", lambda x: 0 < x <= 3600
 
 @dataclass
 class PreprocessConf:
-    """A script adds where its dataset is."""
+    """Preprocessing settings; each script adds the location of its dataset."""
 
     OUTPUT_DIR: str = option("datasets", "folder for the HDF5 files")
-    TARGET_SR: int = option(SAMPLE_RATE, "sampling rate of the log-mel's wave in Hz", POSITIVE)
+    TARGET_SR: int = option(SAMPLE_RATE, "sampling rate in Hz to which the audio is resampled", POSITIVE)
     STFT_WINSIZE: int = option(WINDOW, "STFT window and FFT size in samples", POSITIVE)
-    STFT_HOPSIZE: int = option(HOP, "STFT hop in samples; with TARGET_SR it is the frame length", POSITIVE)
-    MELBINS: int = option(MELS, "mel bins", POSITIVE)
+    STFT_HOPSIZE: int = option(HOP, "STFT hop in samples; a frame lasts STFT_HOPSIZE / TARGET_SR seconds", POSITIVE)
+    MELBINS: int = option(MELS, "number of mel bins", POSITIVE)
     MEL_FMIN: int = option(MEL_FMIN, "lower edge of the lowest mel bin in Hz", NON_NEGATIVE)
     MEL_FMAX: int = option(MEL_FMAX, "upper edge of the highest mel bin in Hz", POSITIVE)
-    MIDI_SUS_EXTEND: bool = option(True, "whether the sustain pedal prolongs notes in the piano rolls")
-    HDF5_CHUNKLEN_SECONDS: float = option(8.0, "length of the HDF5 chunks in seconds", WITHIN_AN_HOUR)
-    DEVICE: str = option("cpu", "torch device that computes the log-mels")
-    IGNORE_MEL: bool = option(False, "write the piano rolls only; the audio need not be there")
-    WORKERS: int | None = option(None, "processes; null: one a core, or one with a GPU", POSITIVE)
+    MIDI_SUS_EXTEND: bool = option(True, "extend notes in the piano rolls while the sustain pedal is down")
+    HDF5_CHUNKLEN_SECONDS: float = option(8.0, "HDF5 chunk length in seconds", WITHIN_AN_HOUR)
+    DEVICE: str = option("cpu", "torch device for the log-mels")
+    IGNORE_MEL: bool = option(False, "write only the piano rolls; needs no audio files")
+    WORKERS: int | None = option(None, "number of processes; null: one per core, or one if DEVICE is a GPU", POSITIVE)
 
     def __post_init__(self) -> None:
         if self.STFT_WINSIZE < 2:
@@ -39,12 +39,12 @@ class PreprocessConf:
             )
         if not self.MEL_FMIN < self.MEL_FMAX <= self.TARGET_SR / 2:
             raise InputError(
-                f"settings MEL_FMIN={self.MEL_FMIN}, MEL_FMAX={self.MEL_FMAX}: expected MEL_FMIN below MEL_FMAX, "
-                f"and that at most half of TARGET_SR={self.TARGET_SR}"
+                f"settings MEL_FMIN={self.MEL_FMIN}, MEL_FMAX={self.MEL_FMAX}: expected MEL_FMIN below MEL_FMAX "
+                f"and MEL_FMAX at most half of TARGET_SR={self.TARGET_SR}"
             )
         if self.chunk_frames < 1:
             raise InputError(
-                f"setting HDF5_CHUNKLEN_SECONDS={self.HDF5_CHUNKLEN_SECONDS}: expected at least a frame, "
+                f"setting HDF5_CHUNKLEN_SECONDS={self.HDF5_CHUNKLEN_SECONDS}: expected at least one frame, "
                 f"{self.logmel.frame_secs:g} s"
             )
         select_device(self.DEVICE, tf32=False)
@@ -60,7 +60,7 @@ class PreprocessConf:
         return round(self.HDF5_CHUNKLEN_SECONDS / self.logmel.frame_secs)
 
     def part_settings(self, dataset: str) -> PartSettings:
-        """The settings as the preprocessing takes them, for the dataset's name as in the HDF5 file names."""
+        """The settings of a dataset's parts; ``dataset`` is its name in the HDF5 file names."""
         mel = MelName(dataset, self.logmel)
         roll = RollName(dataset, mel.frame_secs, self.MIDI_SUS_EXTEND)
         return PartSettings(mel, roll, self.chunk_frames, self.IGNORE_MEL, self.DEVICE)
