@@ -13,7 +13,10 @@ import ov_piano  # noqa: F401 -- first, since torch's threads are configured whe
 
 # isort: split
 import sys
+import time
+from contextlib import nullcontext
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import torch
@@ -39,6 +42,7 @@ from ov_piano.training.batch_norm import random_logmels
 from ov_piano.training.breakpoint import BreakpointFile
 from ov_piano.training.conf import TrainConf as ConfDef
 from ov_piano.training.cross_validation import CrossValidation, format_scores
+from ov_piano.training.folder_lock import only_training_in
 from ov_piano.training.interrupt import StopRequest
 from ov_piano.training.processes import Processes
 from ov_piano.training.schedule import CyclicDecay, Schedule, WarmUpCyclicDecay
@@ -137,7 +141,7 @@ def build_trainer(conf: ConfDef, pair: StorePair, chunks: ChunkDataset, processe
         recording_names=[metadata.basename for metadata in pair.metadata],
         augment=conf.augmentation((pair.mel_name.settings.fmin, pair.mel_name.settings.fmax)),
         wants_pause=BreakpointFile("breakpoint.json", processes.world == 1 and has_terminal).wants_pause,
-        snapshots=SnapshotFolder(Path(conf.OUTPUT_DIR) / "model_snapshots"),
+        snapshots=SnapshotFolder(Path(conf.OUTPUT_DIR) / "model_snapshots", conf.KEEP_SNAPSHOTS),
         states_folder=states_folder,
         conf_yaml=to_yaml(conf),
         norm_batches=partial(random_logmels, chunks, *batches) if conf.BN_REESTIMATE_BATCHES else None,
@@ -146,6 +150,13 @@ def build_trainer(conf: ConfDef, pair: StorePair, chunks: ChunkDataset, processe
     if state:
         trainer.resume(state)
     return trainer
+
+
+def in_words(secs: float) -> str:
+    """A duration as ``2 d 03:04 h`` or, below a day, ``03:04 h``."""
+    days, minutes = divmod(round(secs / 60), 24 * 60)
+    clock = f"{minutes // 60:02}:{minutes % 60:02}"
+    return f"{days} d {clock} h" if days else f"{clock} h"
 
 
 def validate(trainer: Trainer, log: RunLog, curve: LearningCurve) -> None:
@@ -162,6 +173,7 @@ def main(conf: ConfDef) -> None:
     keep_freed_memory()
     with (
         Processes.from_environment(conf.DEVICE, conf.TF32) as processes,
+        only_training_in(conf.OUTPUT_DIR) if processes.is_first else nullcontext(),
         RunLog(conf.OUTPUT_DIR, timestamp(), processes.is_first) as log,
         LearningCurve(conf.OUTPUT_DIR, log.writer) as curve,
     ):
@@ -179,11 +191,14 @@ def main(conf: ConfDef) -> None:
             StopRequest() as stop,
         ):
             log.info("%d chunks, %d batches an epoch", len(chunks), loader.batches_per_epoch)
+            begin, first = time.monotonic(), trainer.step
+            last = min(conf.NUM_EPOCHS * loader.batches_per_epoch, conf.MAX_STEPS or inf)
             for batch in trainer.batches(loader, conf.NUM_EPOCHS, conf.MAX_STEPS):
                 report = trainer.train_on(batch)
                 log.record(step=trainer.step, epoch=trainer.epoch, **report._asdict())
                 if trainer.step % conf.TRAIN_LOG_EVERY == 0:
-                    log.info("epoch %d step %d: %s", trainer.epoch, trainer.step, report)
+                    left = (time.monotonic() - begin) / (trainer.step - first) * (last - trainer.step)
+                    log.info("epoch %d step %d: %s, %s left", trainer.epoch, trainer.step, report, in_words(left))
                 if trainer.step % conf.XV_EVERY == 0:
                     validate(trainer, log, curve)
                 elif report.cycle_ends:

@@ -16,6 +16,7 @@
 import ov_piano  # noqa: F401 -- first, since torch's threads are configured when torch is imported
 
 # isort: split
+import logging
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -56,6 +57,8 @@ from ov_piano.provenance import git_commit
 from ov_piano.settings import DatasetConf, DecoderConf, InferenceConf, MapsConf, SpeedConf, StoresConf, Tolerances
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.strided import Infer, onset_velocity_maps
+
+log = logging.getLogger("ov_piano")
 
 
 @dataclass
@@ -209,7 +212,10 @@ def find_threshold_and_shift(conf: ConfDef, pair: StorePair, infer: Infer) -> tu
     best = best_row(found)
     if conf.SEARCH_TIE:
         unshifted = analyse(recordings.names, recordings.references, estimates, best["threshold"], 0.0, conf.tolerances)
-        late_secs = unshifted["offset_secs"].mean()
+        late_secs = unshifted["offset_secs"].mean()  # over recordings with pairs
+        if np.isnan(late_secs):
+            print("No detected onset is near a true one: SEARCH_TIE has no effect.\n")
+            return found, best["threshold"], best["shift"]
         best = best_timed_row(found, late_secs, conf.SEARCH_TIE)
         print(f"Without a shift, onsets are {late_secs * 1000:.1f} ms late; choosing a shift of {best['shift']:g} s.\n")
     return found, best["threshold"], best["shift"]
@@ -233,6 +239,14 @@ def transcribed(conf: ConfDef, infer: Infer, recordings: Recordings, index: int,
     )
 
 
+def save_operating_point(snapshot: str, point: OperatingPoint) -> None:
+    """Write ``point`` beside the snapshot; a folder that cannot be written to is no reason to lose the results."""
+    try:
+        write_operating_point(snapshot, point, commit=git_commit())
+    except OSError as error:
+        log.warning("%s: operating point not saved: %s", snapshot, error.strerror)
+
+
 def main(conf: ConfDef) -> None:
     """Search on validation recordings, evaluate on the test recordings, report."""
     keep_freed_memory()
@@ -254,7 +268,7 @@ def main(conf: ConfDef) -> None:
         write_events(folder, test.names, estimates, threshold, shift)
 
     if conf.SAVE_OPERATING_POINT:
-        write_operating_point(conf.SNAPSHOT_INPATH, OperatingPoint(threshold, shift), commit=git_commit())
+        save_operating_point(conf.SNAPSHOT_INPATH, OperatingPoint(threshold, shift))
     print(f"Written to {path}", flush=True)
 
     def at_point(index: int) -> Transcribed:

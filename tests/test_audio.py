@@ -8,7 +8,7 @@ import soundfile as sf
 import torch
 import torchaudio
 
-from ov_piano.data.audio import LogMel, audio_info, load_mono, logmel_frames
+from ov_piano.data.audio import LogMel, audio_info, load_mono, logmel_frames, resample
 from ov_piano.errors import InputError
 from ov_piano.settings import LogMelSettings
 
@@ -150,3 +150,15 @@ def test_logmel_of_joined_blocks_equals_that_of_the_whole(samples, block):
 def test_logmel_in_blocks_shorter_than_half_a_window_is_refused():
     with pytest.raises(InputError, match="expected more than 1024 samples, found 1024"):
         list(LogMel().in_blocks(torch.zeros(1024).split(100)))
+
+
+@pytest.mark.parametrize("rate", [44100, 48000, 8000, 11025])
+@pytest.mark.parametrize("samples", [1, 2, 440, 441, 442, 10_001])
+@pytest.mark.parametrize("block", [1, 97, 441, 20_000])
+def test_resampling_of_joined_blocks_equals_that_of_the_whole_to_the_last_sample(rate, samples, block):
+    wave = torch.from_numpy(np.random.default_rng(samples).normal(0, 0.1, samples).astype(np.float32))
+    if samples / block > 1000:
+        wave = wave[:500]
+    whole = torchaudio.transforms.Resample(rate, 16000)(wave)
+    joined = torch.cat(list(resample(wave.split(block), len(wave), rate)))
+    torch.testing.assert_close(joined, whole, atol=1e-6, rtol=0)

@@ -21,6 +21,7 @@ from ov_piano.evaluation.ground_truth import load_ground_truth
 from ov_piano.evaluation.scoring import score
 from ov_piano.evaluation.search import as_notes
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.operating_point import OperatingPoint
 from ov_piano.model.snapshot import save_snapshot
 from ov_piano.settings import Chunking
 from ov_piano.transcription.decoder import Decoder
@@ -277,3 +278,10 @@ def test_script_needs_test_recordings(toy_maestro, maestro_case, tmp_path, capsy
             for recording in maestro.load_recordings(toy_maestro, 3, splits=["train"]):
                 store.append(np.zeros((height, 10), np.float32), recording.metadata)
     assert "holds no test recordings (of 4 in all)" in refusal(maestro_case | paths, capsys)
+
+
+def test_an_operating_point_that_cannot_be_saved_is_a_warning(tmp_path, caplog):
+    evaluate = load_script("2_eval_onsets_velocities.py")
+    (tmp_path / "folder").touch()  # nothing can be written into it
+    evaluate.save_operating_point(tmp_path / "folder" / "x.torch", OperatingPoint(0.7, 0.0))
+    assert "x.torch: operating point not saved: " in caplog.text

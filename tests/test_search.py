@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ov_piano.evaluation.analysis import analyse
 from ov_piano.evaluation.scoring import Scores, score
 from ov_piano.evaluation.search import best_row, best_timed_row, score_grid, score_recordings, search
 
@@ -50,6 +51,15 @@ def test_every_point_equals_scoring_it_by_itself(seed, size, thresholds, shifts)
         for s, shift in enumerate(shifts):
             expected = np.concatenate(score_from_scratch(reference, events, threshold, shift))
             assert grid[t, s] == pytest.approx(expected, abs=1e-12)
+
+
+def test_recordings_without_pairs_have_no_offset():
+    silent = pd.DataFrame({name: [] for name in ("onset_secs", "note", "velocity", "prob")}, dtype=float)
+    heard = pd.DataFrame({"onset_secs": [1.03], "note": [60.0], "velocity": [64.0], "prob": [0.9]})
+    reference = np.array([[1.0, 1.5, 60, 64]])
+    table = analyse(["silent", "heard"], [reference, reference], [silent, heard], 0.5, 0.0)
+    assert np.isnan(table.loc["silent", "offset_secs"])
+    assert table["offset_secs"].mean() == pytest.approx(0.03)  # SEARCH_TIE uses this mean
 
 
 def test_search_equals_a_hand_worked_table():

@@ -11,11 +11,13 @@ from ov_piano.constants import KEYS
 from ov_piano.data.chunks import Chunks
 from ov_piano.errors import InputError
 from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS
+from ov_piano.training.folder_lock import only_training_in
 from ov_piano.training.processes import Processes
 from ov_piano.training.schedule import CyclicDecay
 from ov_piano.training.snapshots import SnapshotFolder
 from ov_piano.training.step import TrainingStep, sgd
 from ov_piano.training.trainer import Trainer
+from tests.scripts import load_script
 
 MELS, FRAMES, BATCHES = 6, 5, 4
 
@@ -157,3 +159,27 @@ def test_a_loss_that_is_not_finite_names_the_recordings_and_keeps_the_weights(tm
         train(trainer, epochs=1)
     assert torch.equal(weights(trainer), before)
     assert [path.name for path in (tmp_path / "training_states").iterdir()] == ["not_finite_after_step=0.pt"]
+
+
+def test_the_best_and_the_newest_snapshots_are_kept(tmp_path):
+    (tmp_path / "of_another_run.torch").touch()
+    folder = SnapshotFolder(tmp_path, keep=2)
+    scores = [0.5, 0.9, None, 0.7, 0.6, None]
+    paths = [
+        folder.save(torch.nn.Linear(1, 1), step, None if f1 is None else {"F1": f1}) for step, f1 in enumerate(scores)
+    ]
+    kept = {tmp_path / "of_another_run.torch", paths[1], paths[3], paths[4], paths[5]}
+    assert set(tmp_path.iterdir()) == kept
+
+
+def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
+    with only_training_in(tmp_path), pytest.raises(InputError, match="another training is running in this folder"):
+        only_training_in(tmp_path).__enter__()
+    with only_training_in(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("secs", "words"), [(0, "00:00 h"), (3700, "01:02 h"), (200_000, "2 d 07:33 h")])
+def test_the_time_left_in_words(secs, words):
+    assert load_script("1_train_onsets_velocities.py").in_words(secs) == words

@@ -28,7 +28,7 @@ def analyse(
     ``F1_constant_velocity``: onset+velocity F1 if all detected velocities were the same. mir_eval fits
     velocities before comparing them, so this floor is far above 0.
     ``offset_secs``: median of detected minus true onset (s) over notes paired within twice the onset
-    tolerance, as labels may be off by more than the tolerance itself; 0 without pairs.
+    tolerance, as labels may be off by more than the tolerance itself; NaN without pairs.
     ``P_aligned``, ``R_aligned``, ``F1_aligned``: onset scores with that offset removed.
     """
     rows = []
@@ -38,14 +38,14 @@ def analyse(
         constant[:, 2] = CONSTANT_VELOCITY
         floor = score(reference, constant, tolerances).onsets_velocities.f1
         offset = median_offset(reference, estimate, OFFSET_REACH * tolerances.onset_secs)
-        aligned = score(reference, estimate - [offset, 0, 0], tolerances).onsets
+        aligned = score(reference, estimate - [np.nan_to_num(offset), 0, 0], tolerances).onsets
         rows.append((len(reference), len(estimate), floor, offset, *aligned))
     return pd.DataFrame(rows, index=pd.Index(names, name="Filename"), columns=COLUMNS)
 
 
 def median_offset(reference: np.ndarray, estimate: np.ndarray, reach_secs: float) -> float:
-    """Median of estimated minus reference onset (s) over the notes paired within ``reach_secs``; 0 without any."""
+    """Median of estimated minus reference onset (s) over the notes paired within ``reach_secs``; NaN without any."""
     matches = match_onsets(reference, estimate, reach_secs)
     if len(matches) == 0:
-        return 0.0
+        return np.nan
     return float(np.median(estimate[matches[:, 1], 0] - reference[matches[:, 0], 0]))

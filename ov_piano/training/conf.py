@@ -98,6 +98,9 @@ class Running:
     FRAME_CACHE: bool = option(
         True, "read chunks from an uncompressed copy beside the log-mels, made at the first use if the disk has room"
     )
+    KEEP_SNAPSHOTS: int | None = option(
+        None, "how many of the best and of the newest snapshots of this run to keep; null keeps all", POSITIVE
+    )
 
 
 @dataclass

@@ -45,12 +45,18 @@ class TrainingState:
         return cls(model=model.state_dict(), optimizer=optimizer.state_dict(), commit=git_commit(), **position)
 
     def save(self, folder: str | Path, name: str = NAME) -> Path:
-        """Write the state into ``folder`` in one piece and delete all but the last two that were written."""
+        """Write the state into ``folder`` in one piece; keep it and the one before, delete the others.
+
+        States of later steps are an earlier run's, which this one replaces.
+        """
         folder = Path(folder)
         path = folder / name.format(step=self.step)
         save_atomically({field.name: getattr(self, field.name) for field in fields(self)}, path)
-        for old in saved_states(folder)[:-KEPT]:
-            old.unlink()
+        states = saved_states(folder)
+        own = [state for state in states if _step(state) <= self.step]
+        for state in states:
+            if state not in own[-KEPT:]:
+                state.unlink()
         return path
 
     @classmethod
@@ -92,7 +98,7 @@ class TrainingState:
 
 
 def find_state(resume: str | None, folder: str | Path) -> Path | None:
-    """The state that RESUME means: a path, or for ``auto`` the one written last in ``folder``.
+    """The state that RESUME means: a path, or for ``auto`` the one of the last step in ``folder``.
 
     ``auto`` without any state is a start from scratch, so that one command begins a run and
     continues it after whatever ended it.
@@ -108,12 +114,14 @@ def find_state(resume: str | None, folder: str | Path) -> Path | None:
 
 
 def saved_states(folder: str | Path) -> list[Path]:
-    """The states in ``folder`` in the order in which they were written, which need not be that of their steps."""
-    written = []
-    for path in Path(folder).glob(NAME.format(step="*")):
-        if match := re.search(r"=(\d+)\.pt$", path.name):
-            written.append((path.stat().st_mtime_ns, int(match[1]), path))
-    return [path for _, _, path in sorted(written)]
+    """The states in ``folder``, ordered by step: the times of files change when folders are copied."""
+    return sorted((path for path in Path(folder).glob(NAME.format(step="*")) if _step(path) >= 0), key=_step)
+
+
+def _step(path: Path) -> int:
+    """The step that a state's name gives, -1 for other files."""
+    match = re.search(r"=(\d+)\.pt$", path.name)
+    return int(match[1]) if match else -1
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
