@@ -21,6 +21,7 @@ from ov_piano.data.hdf5 import open_pair
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
+from ov_piano.training.processes import Processes
 from ov_piano.training.state import TrainingState, saved_states
 from tests.scripts import MAPS_MEL_NAME, MAPS_ROLL_NAME, MEL_NAME, ROLL_NAME, ROOT, fail, load_script, refused, succeed
 
@@ -249,7 +250,9 @@ def test_unusable_settings_of_training_are_one_line(toy_maestro, stores, tmp_pat
 def test_chunks_of_any_length_reach_every_frame(stores, secs):
     script = load_script("1_train_onsets_velocities.py")
     pair = open_pair(stores / MEL_NAME, stores / ROLL_NAME)
-    chunks = script.training_chunks(script.ConfDef(TRAIN_BATCH_SECS=secs, FRAME_CACHE=False), pair)
+    chunks = script.training_chunks(
+        script.ConfDef(TRAIN_BATCH_SECS=secs, FRAME_CACHE=False), pair, Processes(torch.device("cpu"))
+    )
     steps = np.diff(chunks.begins[chunks.recordings == chunks.recordings[0]])
     assert set(steps) == {min(chunks.length, round(1 / pair.frame_secs))}
 
