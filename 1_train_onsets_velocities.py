@@ -173,8 +173,8 @@ def main(conf: ConfDef) -> None:
     keep_freed_memory()
     with (
         Processes.from_environment(conf.DEVICE, conf.TF32) as processes,
-        only_training_in(conf.OUTPUT_DIR) if processes.is_first else nullcontext(),
         RunLog(conf.OUTPUT_DIR, timestamp(), processes.is_first) as log,
+        only_training_in(conf.OUTPUT_DIR) if processes.is_first else nullcontext(),
         LearningCurve(conf.OUTPUT_DIR, log.writer) as curve,
     ):
         log.note(f"{to_yaml(conf)}\ncommit: {git_commit()}\n")
