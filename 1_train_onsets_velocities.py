@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from ov_piano.atomic import remove_partials
+from ov_piano.atomic import locked, remove_partials
 from ov_piano.cli import run
 from ov_piano.config import to_yaml
 from ov_piano.constants import MELS_2023
@@ -42,7 +42,6 @@ from ov_piano.training.batch_norm import random_logmels
 from ov_piano.training.breakpoint import BreakpointFile
 from ov_piano.training.conf import TrainConf as ConfDef
 from ov_piano.training.cross_validation import CrossValidation, format_scores
-from ov_piano.training.folder_lock import only_training_in
 from ov_piano.training.interrupt import StopRequest
 from ov_piano.training.processes import Processes
 from ov_piano.training.schedule import CyclicDecay, Schedule, WarmUpCyclicDecay
@@ -174,7 +173,7 @@ def main(conf: ConfDef) -> None:
     with (
         Processes.from_environment(conf.DEVICE, conf.TF32) as processes,
         RunLog(conf.OUTPUT_DIR, timestamp(), processes.is_first) as log,
-        only_training_in(conf.OUTPUT_DIR) if processes.is_first else nullcontext(),
+        locked(Path(conf.OUTPUT_DIR) / "training_states", wait=False) if processes.is_first else nullcontext(),
         LearningCurve(conf.OUTPUT_DIR, log.writer) as curve,
     ):
         log.note(f"{to_yaml(conf)}\ncommit: {git_commit()}\n")

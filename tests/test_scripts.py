@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ov_piano.atomic import partial_path
+from ov_piano.atomic import locked, partial_path
 from ov_piano.cli import run
 from ov_piano.config import parse_args
 from ov_piano.data.hdf5 import open_pair
@@ -295,3 +295,10 @@ def test_store_names_quoted_once_reach_the_script(toy_maestro, stores, tmp_path)
     assert done.returncode == 2
     assert f"HDF5_MEL_PATH: {stores / MEL_NAME}" in done.stdout
     assert done.stderr.splitlines()[-1] == f"error: {tmp_path / ROLL_NAME}: no such file"
+
+
+def test_a_second_training_in_the_same_folder_is_refused(toy_maestro, stores, tmp_path):
+    args = (*maestro_args(toy_maestro, stores, tmp_path), "DEVICE=cpu", *TINY, "MAX_STEPS=1")
+    with locked(tmp_path / "training_states"):
+        assert "training_states: another run is making it" in refused("1_train_onsets_velocities.py", *args)
+    assert not (tmp_path / "training_states").exists()

@@ -11,7 +11,6 @@ from ov_piano.constants import KEYS
 from ov_piano.data.chunks import Chunks
 from ov_piano.errors import InputError
 from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS
-from ov_piano.training.folder_lock import only_training_in
 from ov_piano.training.processes import Processes
 from ov_piano.training.schedule import CyclicDecay
 from ov_piano.training.snapshots import SnapshotFolder
@@ -170,14 +169,6 @@ def test_the_best_and_the_newest_snapshots_are_kept(tmp_path):
     ]
     kept = {tmp_path / "of_another_run.torch", paths[1], paths[3], paths[4], paths[5]}
     assert set(tmp_path.iterdir()) == kept
-
-
-def test_a_second_training_in_the_same_folder_is_refused(tmp_path):
-    with only_training_in(tmp_path), pytest.raises(InputError, match="another training is running in this folder"):
-        only_training_in(tmp_path).__enter__()
-    with only_training_in(tmp_path):
-        pass
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("secs", "words"), [(0, "00:00 h"), (3700, "01:02 h"), (200_000, "2 d 07:33 h")])
