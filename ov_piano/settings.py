@@ -53,6 +53,8 @@ class Chunking:
 
         :raises InputError: invalid size or overlap in frames; the message suggests a valid overlap
         """
+        if not math.isfinite(size_secs + overlap_secs):
+            raise InputError(f"chunks of {size_secs} s with an overlap of {overlap_secs} s: expected finite numbers")
         size, overlap = round(size_secs / frame_secs), round(overlap_secs / frame_secs)
         try:
             return cls(size, overlap)
@@ -75,7 +77,7 @@ class DecoderSettings:
     gauss_ksize: int = 11  # taps, an odd number
 
     def __post_init__(self) -> None:
-        if self.gauss_std <= 0:
+        if not 0 < self.gauss_std < math.inf:
             raise InputError(f"gauss_std: expected a number above 0, found {self.gauss_std}")
         if self.gauss_ksize < 1 or self.gauss_ksize % 2 == 0:
             raise InputError(f"gauss_ksize: expected an odd number above 0, found {self.gauss_ksize}")

@@ -170,8 +170,14 @@ def test_arrays_are_transcribed_as_files_are(tmp_path, snapshot):
     ("audio", "rate", "message"),
     [
         (np.zeros(5000), None, "sample_rate"),
-        (np.zeros(5000, np.int16), RATE, "floating-point"),
-        (np.zeros((2, 5000)), RATE, r"expected shape \(samples,\)"),
+        (np.zeros(5000), 44_100.5, "whole number from 1000 to 1000000, found 44100.5"),
+        (np.zeros(5000), float("nan"), "sample_rate"),
+        (np.zeros(5000, np.int64), RATE, "floating-point or PCM samples, found int64"),
+        (np.zeros(5000, complex), RATE, "floating-point or PCM samples, found complex128"),
+        (np.zeros((500, 5000)), RATE, r"expected shape \(samples,\)"),
+        (np.zeros((2, 2, 5000)), RATE, r"expected shape \(samples,\)"),
+        (np.array(5.0), RATE, r"expected shape \(samples,\)"),
+        ([[1.0], [1.0, 2.0]], RATE, "expected an array of samples"),
         (np.full(5000, np.nan), RATE, "NaN"),
         (np.zeros(1000), RATE, "more than 1024 samples, found 1000"),
     ],
@@ -179,6 +185,46 @@ def test_arrays_are_transcribed_as_files_are(tmp_path, snapshot):
 def test_unusable_arrays_are_refused(audio, rate, message):
     with pytest.raises(InputError, match=message):
         spool_logmel(audio, rate)
+
+
+def test_arrays_of_any_layout_give_the_same_spectrogram():
+    pcm = np.round(music(4, RATE, channels=2) * 2**15).astype(np.int16)  # (samples, 2)
+    expected = spool_logmel((pcm / 2**15).astype(np.float32), RATE)
+    expected = expected.read(0, expected.frames)
+    assert float(expected.std()) > 5
+    layouts = (
+        pcm,
+        pcm.T,
+        pcm.astype(">i2"),
+        pcm.astype(np.int32) << 16,
+        pcm / 2**15,
+        torch.from_numpy((pcm / 2**15).T.copy()),
+        (pcm / 2**15)[::-1][::-1],
+        pcm.mean(axis=1) / 2**15,
+    )
+    for layout in layouts:
+        for rate in (RATE, float(RATE), np.float64(RATE), np.int64(RATE)):
+            found = spool_logmel(layout, rate)
+            torch.testing.assert_close(found.read(0, found.frames), expected, atol=1e-3, rtol=0)
+    eight_bits = np.round(music(4)[:, 0] * 127 + 128).astype(np.uint8)
+    found, expected = spool_logmel(eight_bits, RATE), spool_logmel((eight_bits - 128.0) / 128, RATE)
+    torch.testing.assert_close(found.read(0, found.frames), expected.read(0, expected.frames), atol=1e-3, rtol=0)
+
+
+def test_numbers_that_are_not_finite_are_refused(snapshot):
+    nan = float("nan")
+    calls = (
+        lambda: Transcriber(snapshot, threshold=nan),
+        lambda: Transcriber(snapshot, shift=nan),
+        lambda: Transcriber(snapshot, leaky_relu_slope=nan),
+        lambda: DecoderSettings(gauss_std=nan),
+        lambda: Chunking.from_secs(nan),
+        lambda: to_midi(events_table((1.0, 60, 64.0, 0.9)), note_secs=nan),
+        lambda: to_midi(events_table((nan, 60, 64.0, 0.9))),
+    )
+    for call in calls:
+        with pytest.raises(InputError, match=r"nan|finite"):
+            call()
 
 
 # What is written

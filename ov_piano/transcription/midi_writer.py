@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ov_piano.atomic import atomic_write
+from ov_piano.errors import InputError
 
 TEMPO = 500_000  # microseconds a beat: 120 beats a minute, a MIDI file's default
 TICKS_PER_BEAT = 960
@@ -25,7 +26,13 @@ def to_notes(events: pd.DataFrame, note_secs: float = NOTE_SECS) -> np.ndarray:
     """Events (``onset_secs``, ``note``, ``velocity``) -> (n, 4): onset s, offset s, MIDI note, velocity 1-127.
 
     Ordered by onset, then note. Two events of one key at the same moment become the louder one.
+
+    :raises InputError: values that are not finite, a length that is not above 0
     """
+    if not 0 < note_secs < np.inf:
+        raise InputError(f"note_secs {note_secs}: expected a number above 0")
+    if not np.isfinite(events[["onset_secs", "note", "velocity"]].to_numpy(np.float64)).all():
+        raise InputError("events: expected finite onset_secs, note and velocity")
     table = events.sort_values(["onset_secs", "note", "velocity"])
     table = table.drop_duplicates(["onset_secs", "note"], keep="last")
     following = table.groupby("note")["onset_secs"].shift(-1, fill_value=np.inf)

@@ -14,6 +14,8 @@ from ov_piano.errors import InputError
 from ov_piano.settings import LogMelSettings
 
 BLOCK = 400_000  # samples of an array that are transformed at once
+MOST_CHANNELS = 64
+PCM = {np.dtype("u1"): (128, 2**7), np.dtype("i2"): (0, 2**15), np.dtype("i4"): (0, 2**31)}  # offset, full scale
 
 
 class SpooledLogMel:
@@ -52,12 +54,14 @@ class SpooledLogMel:
 
 def spool_logmel(
     audio: str | Path | np.ndarray | Tensor,
-    sample_rate: int | None = None,
+    sample_rate: float | None = None,
     progress: Callable[[float], None] = lambda secs: None,
     mels: int = MELS,
 ) -> SpooledLogMel:
-    """The log-mel of a file, or of an array (samples,) or (samples, channels) at ``sample_rate``.
+    """The log-mel of a file, or of an array at ``sample_rate``.
 
+    An array has the shape (samples,), (samples, channels) or (channels, samples); it holds floating-point numbers,
+    full scale 1, or integers as in PCM files: int16, int32, uint8.
     ``mels`` is the number of bands, as the network needs them.
     ``progress`` is called with the duration of each block in seconds, once it is read.
 
@@ -72,17 +76,36 @@ def spool_logmel(
         raise error if str(audio) in str(error) else InputError(f"{audio}: {error}") from None
 
 
-def _array_blocks(audio: np.ndarray | Tensor, sample_rate: int | None) -> Iterable[Tensor]:
+def _array_blocks(audio: np.ndarray | Tensor, sample_rate: float | None) -> Iterable[Tensor]:
     """Mono blocks at ``SAMPLE_RATE`` of a wave in memory."""
-    if sample_rate not in RATES:
-        raise InputError(f"audio given as an array: expected its sample_rate in Hz, too, found {sample_rate}")
-    wave = torch.as_tensor(audio)
-    if not wave.is_floating_point():
-        raise InputError(f"audio given as an array: expected floating-point samples, found {wave.dtype}")
-    if wave.ndim not in (1, 2) or (wave.ndim == 2 and wave.shape[1] > wave.shape[0]):
-        raise InputError(f"audio: expected shape (samples,) or (samples, channels), found {tuple(wave.shape)}")
-    wave = wave.detach().cpu().float()
-    wave = wave.mean(1) if wave.ndim == 2 else wave
-    if len(wave) and not wave.abs().max() <= LARGEST_SAMPLE:  # false for NaN, too
+    if sample_rate is None or sample_rate not in RATES:  # 44100.0 is in it
+        raise InputError(
+            f"audio given as an array: expected its sample_rate in Hz, a whole number from {RATES[0]} to {RATES[-1]}, "
+            f"found {sample_rate}"
+        )
+    wave = torch.from_numpy(_mono(audio))
+    return resample(wave.split(BLOCK), len(wave), int(sample_rate))
+
+
+def _mono(audio: np.ndarray | Tensor) -> np.ndarray:
+    """The mean over channels (samples,) float32, at full scale 1, of a wave as `spool_logmel` takes it."""
+    if isinstance(audio, Tensor):
+        audio = audio.detach().cpu()
+        audio = (audio.float() if audio.is_floating_point() else audio).numpy()
+    try:
+        wave = np.asarray(audio)
+    except ValueError:  # rows of different lengths
+        raise InputError("audio: expected an array of samples") from None
+    if wave.dtype.kind != "f" and wave.dtype.newbyteorder("=") not in PCM:
+        raise InputError(f"audio given as an array: expected floating-point or PCM samples, found {wave.dtype}")
+    if wave.ndim == 2 and wave.shape[0] < wave.shape[1]:  # (channels, samples), as torchaudio and librosa load files
+        wave = wave.T
+    if wave.ndim not in (1, 2) or (wave.ndim == 2 and not 1 <= wave.shape[1] <= MOST_CHANNELS):
+        expected = "(samples,), (samples, channels) or (channels, samples)"
+        raise InputError(f"audio: expected shape {expected}, found {np.shape(audio)}")
+    offset, full_scale = PCM.get(wave.dtype.newbyteorder("="), (0, 1))
+    wave = (wave.mean(axis=1, dtype=np.float64) if wave.ndim == 2 else wave).astype(np.float32)
+    wave = (wave - offset) / np.float32(full_scale)
+    if len(wave) and not np.abs(wave).max() <= LARGEST_SAMPLE:  # false for NaN, too
         raise InputError("audio given as an array: holds samples that are NaN, infinite or far beyond full scale")
-    return resample(wave.split(BLOCK), len(wave), sample_rate)
+    return wave

@@ -6,6 +6,7 @@ events = transcriber(wave, sample_rate=44_100)   # numpy array or tensor
 """
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,6 +67,10 @@ class Transcriber:
     ):
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold {threshold}: expected a number from 0 to 1")
+        if shift is not None and not math.isfinite(shift):
+            raise InputError(f"shift {shift}: expected a number of seconds")
+        if not 0 <= leaky_relu_slope < math.inf:
+            raise InputError(f"leaky_relu_slope {leaky_relu_slope}: expected a number of at least 0")
         self.snapshot = Path(snapshot or default_snapshot())
         self.device = select_device(device)
         model = load_model(self.snapshot, device, leaky_relu_slope)
@@ -85,8 +90,8 @@ class Transcriber:
         self.threshold = point.threshold if threshold is None else threshold
         self.shift = point.shift if shift is None else shift
 
-    def __call__(self, audio: str | Path | np.ndarray | Tensor, sample_rate: int | None = None) -> pd.DataFrame:
-        """The note events of a file, or of an array (samples,) or (samples, channels) at ``sample_rate``.
+    def __call__(self, audio: str | Path | np.ndarray | Tensor, sample_rate: float | None = None) -> pd.DataFrame:
+        """The note events of a file, or of an array at ``sample_rate``, of any shape that `spool_logmel` takes.
 
         Ordered by onset; columns ``onset_secs``, ``note`` (MIDI), ``velocity`` (0-127), ``prob``.
         Memory does not grow with a file's length.
