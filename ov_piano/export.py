@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 class ConfDef:
     """Settings of the command."""
 
-    SNAPSHOT_INPATH: str | None = option(None, "network weights; null: the snapshot shipped with ov_piano", positional=True)
+    SNAPSHOT_INPATH: str | None = option(None, "network weights; null: the shipped snapshot", positional=True)
     OUT: str = option(REQUIRED, "ONNX file to write", positional=True)
     OVERWRITE: bool = option(False, "overwrite an existing file")
     LEAKY_RELU_SLOPE: float = option(0.1, "negative slope of the leaky ReLUs, as in training", NON_NEGATIVE)
@@ -154,7 +154,7 @@ def main(conf: ConfDef) -> None:
     if not difference <= TOLERANCE:
         raise InputError(f"{out}: differs from the network by up to {difference:.1e}, expected at most {TOLERANCE:g}")
     size = out.stat().st_size / 1e6
-    print(f"{out}: {type(network).__name__}, {size:.1f} MB; onnxruntime differs from PyTorch by at most {difference:.1e}")
+    print(f"{out}: {type(network).__name__}, {size:.1f} MB; onnxruntime agrees with PyTorch to {difference:.1e}")
 
 
 if __name__ == "__main__":

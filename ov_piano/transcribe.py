@@ -47,7 +47,7 @@ class Files:
         [], "recordings, folders or patterns; AUDIO= may be omitted", positional=True, required=True
     )
     OUT: str = option("out/transcriptions", "output folder; for a single recording, also the path of its .mid file")
-    SNAPSHOT_INPATH: str | None = option(None, "network weights; null: the snapshot shipped with ov_piano")
+    SNAPSHOT_INPATH: str | None = option(None, "network weights; null: the shipped snapshot")
     THRESHOLD: float | None = option(None, "onset probability threshold; null: the snapshot's", FRACTION)
     SHIFT: float | None = option(None, "time shift of all onsets in seconds; null: the snapshot's")
     NOTE_SECS: float = option(

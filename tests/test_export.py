@@ -64,7 +64,7 @@ def test_a_missing_extra_and_existing_files_are_one_line(tmp_path, monkeypatch, 
     save_snapshot(network, tmp_path / "x.torch")
     (tmp_path / "there.onnx").touch()
     for out, message in (
-        ("there.onnx", "there.onnx: exists already; OVERWRITE=true"),
+        ("there.onnx", "there.onnx: exists already; pass OVERWRITE=true"),
         ("x.onnx", "needs no_such_package: pip"),
     ):
         monkeypatch.setattr(export, "EXTRA", ("no_such_package",))
