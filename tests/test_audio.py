@@ -93,7 +93,7 @@ def _spoil(path: Path, case: str) -> None:
         return
     if case == "no such file":
         return
-    sf.write(path, samples[: 0 if case == "holds no samples" else None], 16000, subtype="FLOAT")
+    sf.write(path, samples[: 0 if case == "contains no samples" else None], 16000, subtype="FLOAT")
     contents = path.read_bytes()
     if case == "empty file":
         contents = b""
@@ -109,7 +109,7 @@ def _spoil(path: Path, case: str) -> None:
     [
         "no such file",
         "empty file",
-        "holds no samples",
+        "contains no samples",
         "truncated",
         "not an audio file",
         "samples that are NaN",

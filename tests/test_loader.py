@@ -184,5 +184,5 @@ def lose_a_worker(dataset, reads_on):
 def test_a_killed_worker_is_one_line(tmp_path, reads_on):
     """Also if it is noticed while the training computes."""
     dataset = ChunkDataset(make_pair(tmp_path)[0], range(5), 20, 1)
-    with pytest.raises(InputError, match=r"DataLoader worker.*fewer loader workers need less"):
+    with pytest.raises(InputError, match=r"DataLoader worker.*try fewer loader workers"):
         lose_a_worker(dataset, reads_on)

@@ -206,23 +206,21 @@ def test_without_sustain_notes_end_with_their_keys(tree, tmp_path):
     np.testing.assert_array_equal(store.read(0, roll.shape[1]), roll)
 
 
-def test_oddities_are_counted(tree, tmp_path, capsys, caplog):
+def test_anomalies_are_counted(tree, tmp_path, capsys, caplog):
     path = next(tree.rglob("*train_1*.midi"))
     twice = [(0.1, 0.105, 60, 50), (0.11, 0.2, 60, 60)]  # one frame: a collision
-    overlap = [(0.5, 1.0, 62, 50), (0.7, 1.2, 62, 60)]  # struck while down, then lifted twice
+    overlap = [(0.5, 1.0, 62, 50), (0.7, 1.2, 62, 60)]  # overlapping notes, then an unmatched note-off
     write_midi(path, [*twice, *overlap, (30.0, 31.0, 64, 70)])
     sf.write(next(tree.rglob("*train_2*.wav")), np.zeros(40000), 16000)
     run(tree, tmp_path)
     printed = capsys.readouterr().out
-    assert "1 notes collided with another of their key in one frame, 1 keys struck while down, 1 lifted" in printed
+    replaced = "1 notes replaced by a later one of the same key in the same frame"
+    assert f"{replaced}, 1 overlapping notes, 1 unmatched note-offs" in printed
     assert "1 silent recordings" in printed
     cut = [line for line in printed.splitlines() if "longer than their audio" in line]
     assert cut
-    oddities = (
-        "1 notes collided with another of their key in one frame, 1 keys struck while down, 1 keys lifted while up, "
-        "1 notes beyond the end of the audio, which were cut"
-    )
-    assert f"{path}: {oddities}\n" in caplog.text
+    anomalies = f"{replaced}, 1 overlapping notes, 1 unmatched note-offs, 1 notes dropped after the end of the audio"
+    assert f"{path}: {anomalies}\n" in caplog.text
     assert f"{next(tree.rglob('*train_2*.midi'))}: " in caplog.text
     assert "silent" in caplog.text
 
@@ -248,7 +246,7 @@ def test_unreadable_files_stop_the_run_before_anything_is_written(tree, tmp_path
 def test_nan_in_the_audio_is_found_and_what_is_done_is_kept(tree, tmp_path):
     sf.write(next(tree.rglob("*test_0*.wav")), np.full(20000, np.nan, np.float32), 16000, subtype="FLOAT")
     args = (f"MAESTRO_INPATH={tree}", f"OUTPUT_DIR={tmp_path / 'out'}")
-    assert "test_0_wav--0.wav: holds samples that are NaN" in fail(SCRIPT, *args, "WORKERS=2")
+    assert "test_0_wav--0.wav: contains samples that are NaN" in fail(SCRIPT, *args, "WORKERS=2")
     assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".parts"]
 
 

@@ -1,7 +1,7 @@
-"""Audio file -> mono wave -> log-mel spectrogram, in blocks, so that memory does not grow with the file's rate.
+"""Audio file -> mono wave -> log-mel spectrogram, in blocks, so that memory does not depend on the sampling rate.
 
-The results are those of torchaudio's `Resample`, `MelSpectrogram` and `AmplitudeToDB` on the
-whole file, to float32 rounding.
+Equal to torchaudio's `Resample`, `MelSpectrogram` and `AmplitudeToDB` on the whole file, up to
+float32 rounding.
 """
 
 import math
@@ -22,20 +22,20 @@ from ov_piano.errors import InputError
 from ov_piano.settings import LogMelSettings
 
 RATES = range(1000, 1_000_001)  # Hz, of audio files
-LARGEST_KERNEL = 2**24  # entries, made in five times as much memory; an odd ratio of rates would need gigabytes
+LARGEST_KERNEL = 2**24  # entries; torchaudio needs five times the memory, gigabytes for an odd ratio of rates
 LARGEST_SAMPLE = 1e9  # full scale is 1; beyond this the power spectrogram could overflow
 SILENCE_DB = -100.0  # dB, log-mel of digital silence: AmplitudeToDB's floor of 1e-10
 BLOCK_SECS = 10  # read and resampled at once
-LARGEST_BLOCK = 2**24  # values, where many channels or a high rate would make ten seconds larger
-BAND_MELS = 50  # mel bins computed at once, from those few bins of the spectrum that they overlap
-BAND_OUTPUTS = 20  # resampled samples computed at once, from those few inputs that surround them
-BLOCK_FRAMES = 256  # spectrogram frames computed at once: fits the cache
+LARGEST_BLOCK = 2**24  # values; limits blocks with many channels or a high sampling rate
+BAND_MELS = 50  # mel bins computed at once, from the few spectrum bins that they overlap
+BAND_OUTPUTS = 20  # resampled samples computed at once, from the few inputs around them
+BLOCK_FRAMES = 256  # spectrogram frames computed at once: fits the CPU cache
 
 
 class AudioInfo(NamedTuple):
-    """Length, rate and channels of an audio file."""
+    """Length, sampling rate and channels of an audio file."""
 
-    samples: int  # a channel
+    samples: int  # per channel
     sample_rate: int  # Hz
     channels: int
 
@@ -56,16 +56,16 @@ def audio_info(path: str | Path) -> AudioInfo:
     except InputError:
         raise
     except (sf.SoundFileError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: not an audio file that can be read: {error}") from None
+        raise InputError(f"{path}: not an audio file, or of an unsupported format: {error}") from None
     if info.sample_rate not in RATES:
         raise InputError(f"{path}: sampling rate {info.sample_rate} Hz, expected {RATES[0]} to {RATES[-1]} Hz")
     if info.samples <= 0:
-        raise InputError(f"{path}: holds no samples")
+        raise InputError(f"{path}: contains no samples")
     return info
 
 
 def _opened(path: str | Path) -> sf.SoundFile:
-    """The file for reading, with its real length."""
+    """The file opened for reading, with its real length."""
     file = sf.SoundFile(path)
     if file.format != "MP3" or (repaired := mp3.repaired(path, file.frames)) is None:
         return file
@@ -74,7 +74,7 @@ def _opened(path: str | Path) -> sf.SoundFile:
 
 
 def _check_wave_length(path: Path) -> None:
-    """libsndfile reads what there is of a truncated wave file in silence; its data chunk tells."""
+    """Detect truncated wave files by the length of their data chunk; libsndfile reads them without an error."""
     size = path.stat().st_size
     if size == 0:
         raise InputError(f"{path}: empty file")
@@ -86,7 +86,7 @@ def _check_wave_length(path: Path) -> None:
             name, length = struct.unpack("<4sI", head)
             if name == b"data":
                 missing = file.tell() + length - size
-                if missing > 0 and length < 0xFFFFFF00:  # programs that stream put about 2**32 - 1
+                if missing > 0 and length < 0xFFFFFF00:  # streaming programs write about 2**32 - 1
                     raise InputError(f"{path}: truncated, {missing} of {length} bytes of its samples are missing")
                 return
             file.seek(length + length % 2, 1)
@@ -98,33 +98,33 @@ def resampled_length(samples: int, rate_in: int, rate_out: int) -> int:
 
 
 def logmel_frames(samples_in: int, rate_in: int, settings: LogMelSettings = LogMelSettings()) -> int:
-    """Frames of the log-mel of a file with ``samples_in`` samples at ``rate_in`` Hz, known beforehand."""
+    """Number of log-mel frames of a file with ``samples_in`` samples at ``rate_in`` Hz."""
     samples = resampled_length(samples_in, rate_in, settings.sample_rate)
     return 1 + (samples + 2 * (settings.window // 2) - settings.window) // settings.hop
 
 
 def resampling_step(rate_in: int, rate_out: int) -> int:
-    """Input samples after which the pattern of resampling repeats.
+    """Number of input samples after which the resampling phase repeats.
 
-    :raises InputError: rates whose ratio is not simple
+    :raises InputError: the ratio of the rates is not simple
     """
     divisor = math.gcd(rate_in, rate_out)
     if rate_in // divisor * (rate_out // divisor) > LARGEST_KERNEL:
-        raise InputError(f"sampling rate {rate_in} Hz has no simple ratio to {rate_out} Hz: convert it first")
+        raise InputError(f"sampling rate {rate_in} Hz has no simple ratio to {rate_out} Hz: resample the file first")
     return rate_in // divisor
 
 
 class _Resampler:
-    """torchaudio's `Resample` fed block by block, as a matrix product instead of a strided convolution.
+    """Block-wise version of torchaudio's `Resample`, as a matrix product instead of a strided convolution.
 
-    Each ``step`` input samples make one row of output samples from the inputs around them.
+    Every ``step`` input samples yield one row of output samples, computed from the inputs around them.
     """
 
     def __init__(self, rate_in: int, rate_out: int):
         self.step = resampling_step(rate_in, rate_out)
         transform = torchaudio.transforms.Resample(rate_in, rate_out)
         self.width = transform.width
-        self.kernel = transform.kernel[:, 0].T.contiguous()  # (taps, outputs a step)
+        self.kernel = transform.kernel[:, 0].T.contiguous()  # (taps, outputs per step)
         self.bands = _bands(self.kernel, BAND_OUTPUTS)
         self.pending = torch.zeros(self.width)
 
@@ -146,15 +146,15 @@ class _Resampler:
 
 
 def load_mono(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Tensor:
-    """The file's mean over channels at ``sample_rate``: (samples,) float32.
+    """The file as mono (mean over channels), resampled to ``sample_rate``: (samples,) float32.
 
-    :raises InputError: the file cannot be read to its end, or holds NaN or infinite samples.
+    :raises InputError: the file cannot be read to its end, or contains NaN or infinite samples.
     """
-    return torch.cat(list(resampled_blocks(path, sample_rate)))  # of the length found: headers promise anything
+    return torch.cat(list(resampled_blocks(path, sample_rate)))  # not preallocated: the header may be wrong
 
 
 def resampled_blocks(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Iterator[Tensor]:
-    """What :func:`load_mono` returns, in blocks of about ten seconds: (samples,) float32 each."""
+    """Like :func:`load_mono`, in blocks of about ten seconds: (samples,) float32 each."""
     info = audio_info(path)
     try:
         yield from resample(_mono_blocks(path, info), info.samples, info.sample_rate, sample_rate)
@@ -163,9 +163,9 @@ def resampled_blocks(path: str | Path, sample_rate: int = SAMPLE_RATE) -> Iterat
 
 
 def resample(blocks: Iterable[Tensor], samples: int, rate_in: int, rate_out: int = SAMPLE_RATE) -> Iterator[Tensor]:
-    """The joined ``blocks`` (samples,), of ``samples`` in all, at another rate.
+    """Resample consecutive ``blocks`` (n,) with ``samples`` samples in total.
 
-    :raises InputError: rates whose ratio is not simple
+    :raises InputError: the ratio of the rates is not simple
     """
     if rate_in == rate_out:
         yield from blocks
@@ -180,20 +180,20 @@ def resample(blocks: Iterable[Tensor], samples: int, rate_in: int, rate_out: int
 
 
 def _mono_blocks(path: str | Path, info: AudioInfo):
-    """Mean over channels of the whole file in blocks: (samples,) float32."""
+    """The whole file as mono (mean over channels) in blocks: (samples,) float32."""
     frames = min(BLOCK_SECS * info.sample_rate, info.samples, max(1, LARGEST_BLOCK // info.channels))
     read = 0
     try:
         with _opened(path) as file:
-            # 16-bit samples are scaled here, to the same numbers: libsndfile takes several times as long for it
+            # Scale 16-bit samples here, with equal results: libsndfile takes several times as long
             dtype, full_scale = (np.int16, 2**15) if file.subtype == "PCM_16" else (np.float32, 1)
             buffer = np.empty((frames, info.channels), dtype)
             weights = torch.full((info.channels,), 1 / (info.channels * full_scale))
             while read < info.samples and len(block := file.read(out=buffer)):
-                mono = torch.from_numpy(block).float() @ weights  # a new tensor: the buffer will be read into again
+                mono = torch.from_numpy(block).float() @ weights  # a new tensor: the buffer is reused
                 lowest, highest = mono.aminmax()
                 if not -LARGEST_SAMPLE <= lowest <= highest <= LARGEST_SAMPLE:  # false for NaN, too
-                    raise InputError(f"{path}: holds samples that are NaN, infinite or far beyond full scale")
+                    raise InputError(f"{path}: contains samples that are NaN, infinite or far beyond full scale")
                 read += len(block)
                 yield mono
     except (sf.SoundFileError, ValueError) as error:
@@ -207,8 +207,8 @@ def _mono_blocks(path: str | Path, info: AudioInfo):
 class LogMel(nn.Module):
     """Wave (samples,) -> log-mel (mels, frames) in dB.
 
-    Power spectrogram, centred, reflected at the ends, Hann window; HTK mel scale without
-    norm; floor ``TOP_DB`` below the maximum of the whole wave.
+    Centred power spectrogram with a Hann window and reflection padding; HTK mel scale without
+    normalisation; clamped to ``TOP_DB`` below the maximum of the whole wave.
     """
 
     def __init__(self, settings: LogMelSettings = LogMelSettings()):
@@ -229,10 +229,10 @@ class LogMel(nn.Module):
         return logmel.clamp_(min=float(logmel.max()) - TOP_DB)
 
     def in_blocks(self, waves: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The log-mel of the joined ``waves`` in blocks (mels, frames), before the floor is applied.
+        """The log-mel of consecutive ``waves`` in blocks (mels, frames), not yet clamped.
 
-        The floor depends on the maximum over all blocks: clamp each to that less ``TOP_DB``.
-        The hop may be no longer than half the window.
+        Clamp each block to ``TOP_DB`` below the maximum of all blocks. The hop must be at most
+        half the window.
         """
         size, half = len(self.window), len(self.window) // 2
         pending, padded = self.window.new_empty(0), False
@@ -255,7 +255,7 @@ class LogMel(nn.Module):
             raise InputError(f"expected more than {len(self.window) // 2} samples, found {samples}")
 
     def decibels(self, padded: Tensor) -> Tensor:
-        """Log-mel (mels, frames) of the windows that lie inside the wave (samples,), without padding or floor."""
+        """Log-mel (mels, frames) of the windows inside the wave (samples,), without padding or clamping."""
         frames = padded.unfold(0, len(self.window), self.hop)  # (frames, window), a view
         logmel = padded.new_empty(self.filters.shape[1], len(frames))
         for begin in range(0, len(frames), BLOCK_FRAMES):
@@ -268,7 +268,7 @@ class LogMel(nn.Module):
 
 
 def _bands(matrix: Tensor, size: int) -> list[tuple[slice, slice]]:
-    """All that is not zero in a matrix (inputs, outputs): blocks of ``size`` outputs and the inputs that they use."""
+    """Bands of a sparse matrix (inputs, outputs): every ``size`` outputs with the range of their nonzero inputs."""
     bands = []
     for begin in range(0, matrix.shape[1], size):
         outputs = slice(begin, begin + size)

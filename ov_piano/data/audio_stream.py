@@ -1,7 +1,7 @@
-"""Samples as they arrive -> log-mel columns; the columns do not depend on how the stream is cut into blocks.
+"""Streaming samples -> log-mel columns, independent of the block sizes of the stream.
 
-Each group of columns is computed from the same samples by the same operations on the same shapes, however the
-samples arrived: the columns are equal to the last bit.
+Each group of columns is computed from the same samples by the same operations on the same shapes, so that the columns
+are bit-identical for any block sizes.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from ov_piano.constants import SAMPLE_RATE
 from ov_piano.data.audio import LARGEST_SAMPLE, RATES, LogMel, resampled_length, resampling_step
 from ov_piano.errors import InputError
 
-MOST_CHANNELS = 64  # a block with more has its axes swapped, most likely
+MOST_CHANNELS = 64  # with more, the axes are probably swapped
 
 
 def mono_block(samples: np.ndarray | Tensor) -> np.ndarray:
@@ -36,7 +36,7 @@ def mono_block(samples: np.ndarray | Tensor) -> np.ndarray:
 
 
 class Queue:
-    """Samples that arrive in blocks of any length and are read by their position in the stream."""
+    """Appends blocks of any length and reads samples by their position in the stream."""
 
     def __init__(self, lead: int = 0):
         self._joined, self._blocks = np.zeros(lead, np.float32), []
@@ -47,17 +47,17 @@ class Queue:
         self.end += len(block)
 
     def read(self, begin: int) -> np.ndarray:
-        """The samples from position ``begin`` on; those before it are forgotten."""
+        """The samples from position ``begin`` on; discards those before it."""
         joined = np.concatenate([self._joined, *self._blocks]) if self._blocks else self._joined
-        self._joined, self._blocks = joined[begin - self._begin :].copy(), []  # not a view, which would keep all
+        self._joined, self._blocks = joined[begin - self._begin :].copy(), []  # a view would keep all samples in memory
         self._begin = begin
         return self._joined
 
 
 class StreamResampler:
-    """torchaudio's `Resample` for a stream: each output is computed as soon as the inputs around it are there.
+    """Streaming version of torchaudio's `Resample`: computes each output as soon as its inputs have arrived.
 
-    :raises InputError: a rate that is out of range or has no simple ratio to ``rate_out``
+    :raises InputError: the rate is out of range or has no simple ratio to ``rate_out``
     """
 
     def __init__(self, rate_in: int, rate_out: int = SAMPLE_RATE):
@@ -75,7 +75,7 @@ class StreamResampler:
             taps = int((kernel.shape[1] - used[:, ::-1].argmax(axis=1) - first).max())
             first = np.minimum(first, kernel.shape[1] - taps)
             self._kernel = np.take_along_axis(kernel, first[:, None] + np.arange(taps), axis=1)
-            self._first = first - transform.width  # of a phase's first input, relative to its row
+            self._first = first - transform.width  # first input of each phase, relative to its row
         self._inputs, self._done = Queue(lead=max(0, -int(self._first.min()))), 0
 
     def append(self, block: np.ndarray) -> None:
@@ -106,15 +106,15 @@ class StreamResampler:
         return np.einsum("ij,ij->i", windows, self._kernel[index % len(self._kernel)])
 
     def _begin_of(self, output):
-        """Position of the first input that an output is computed from."""
+        """Position of the first input needed for an output."""
         phases = len(self._kernel)
         return output // phases * self._step + self._first[output % phases]
 
 
 class StreamLogMel:
-    """Samples -> log-mel columns as :class:`LogMel` gives them, before the floor is applied; ``group`` at a time.
+    """Samples -> log-mel columns like :class:`LogMel`, not yet clamped, ``group`` columns at a time.
 
-    :param group: columns that are computed together, when the last of them can be
+    :param group: number of columns to compute together
     """
 
     def __init__(self, logmel: LogMel, sample_rate: int, group: int):
@@ -130,7 +130,7 @@ class StreamLogMel:
         self._resampler.append(block)
 
     def next_columns(self) -> Tensor | None:
-        """The next group (mels, group) in dB; None: more samples are needed."""
+        """The next group (mels, group) in dB, or None if it needs more samples."""
         needed = self._needed(self.columns + self._group - 1)
         if not self._resampler.can_take(needed - self._samples):
             return None
@@ -148,7 +148,7 @@ class StreamLogMel:
         return self._transform(missing)
 
     def _needed(self, column: int) -> int:
-        """Resampled samples up to the last one that a column looks at."""
+        """Number of resampled samples needed for a column."""
         return max(column * self._logmel.hop + self._half, self._half + 1)  # one more for the start's reflection
 
     def _take(self, samples: int) -> None:

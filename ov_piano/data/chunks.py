@@ -1,8 +1,8 @@
 """The pair of HDF5 stores as torch datasets: whole recordings, and fixed-length chunks of them.
 
-A chunk may reach beyond its recording's ends, so that the first and last notes are seen in
-every position as well. There the roll is 0 and the log-mel the minimum of the chunk's part
-that is inside.
+A chunk may extend beyond the ends of its recording, so that the first and last notes occur at
+every position, too. The roll is padded with 0, the log-mel with the minimum of the chunk's
+frames inside the recording.
 """
 
 import logging
@@ -41,14 +41,14 @@ class ReadError(InputError):
 def chunk_bounds(
     begin: int, end: int, length: int, stride: int, with_outside: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the chunks of a recording lie that occupies the frames ``begin`` to ``end`` (exclusive).
+    """Bounds of the chunks of a recording from frame ``begin`` to ``end`` (exclusive).
 
     With ``with_outside``, the first chunk starts ``length - stride`` frames before the recording and
-    the last one reaches up to as many behind it; without, all are inside. The bound of the starts is
+    the last ends at most as many after it; otherwise all are inside. The bound of the starts is
     exclusive, so a recording of exactly ``length`` frames has no chunk inside.
 
     :returns: begins, ends: (n,) absolute frames; padding: (n,) frames outside, negative before
-        the recording, positive behind it (which is given if both are), 0 inside.
+        the recording, positive after it (also if it is both), 0 inside.
     """
     outside = length - stride if with_outside else 0
     begins = np.arange(begin - outside, end - length + outside, stride, dtype=np.int64)
@@ -61,7 +61,7 @@ class RecordingDataset(Dataset):
     """Whole recordings: ``(logmel (mels, t) in dB, roll (259, t), metadata tuple)``."""
 
     def __init__(self, pair: StorePair, indices: Sequence[int]) -> None:
-        """:param indices: which entries of the stores' metadata."""
+        """:param indices: the recordings, as indices into the stores' metadata."""
         self.pair = pair
         self.indices = np.asarray(indices, dtype=np.int64)
 
@@ -85,15 +85,15 @@ class ChunkDataset(Dataset):
     def __init__(
         self, pair: StorePair, indices: Sequence[int], length: int, stride: int, cache: FrameCache | None = None
     ) -> None:
-        """:param indices: the recordings to cut up, as entries of the stores' metadata.
-        :param cache: a copy of the stores to read from instead, with the same values.
+        """:param indices: the recordings, as indices into the stores' metadata.
+        :param cache: copy of the stores to read from instead.
 
-        :raises InputError: a length or stride that is not positive, or no chunk at all.
+        :raises InputError: length or stride not positive, or no chunks.
         """
         if length < 1 or stride < 1:
             raise InputError(f"chunk length {length} and stride {stride}: expected at least 1 frame each")
         self.pair, self.length, self.cache = pair, length, cache
-        # Arrays, not lists: workers share their pages with the parent, whatever the number of items.
+        # Arrays, not lists: worker processes share their memory with the parent.
         begins = [chunk_bounds(pair.begins[i], pair.ends[i], length, stride)[0] for i in indices]
         self.begins = np.concatenate([np.empty(0, np.int64), *begins])
         self.recordings = np.repeat(np.asarray(indices, np.int64), [len(b) for b in begins])
@@ -136,7 +136,7 @@ class ChunkDataset(Dataset):
             try:
                 return self.cache.read(begin, end)
             except OSError as error:
-                logger.warning("frame cache lost, reading the HDF5 files from now on: %s", error)
+                logger.warning("frame cache cannot be read, reading the HDF5 files from now on: %s", error)
                 self.cache = None
         return self.pair.mel.read(begin, end), self.pair.roll.read(begin, end)[KEY_ROWS]
 

@@ -1,12 +1,12 @@
-"""An uncompressed, frame-by-frame copy of what training reads, beside the log-mel store.
+"""An uncompressed, frame-by-frame copy of the training data, beside the log-mel store.
 
-A training chunk overlaps 1.6 of the stores' compressed blocks of 8 s on average, and each
-must be decompressed whole, to be thrown away again: shuffled over hours of music, no two
-chunks near in time share one. Here the chunk is one contiguous read. The price is disk
-space: 1088 bytes a frame, 163 MB an hour, 33 GB for MAESTRO v3.
+A training chunk overlaps 1.6 of the stores' compressed 8 s blocks on average, and each block
+must be decompressed whole; with chunks shuffled over hours of music, caching blocks does not
+help. In the frame cache a chunk is one contiguous read. It needs more disk space: 1088 bytes
+per frame, 163 MB per hour, 33 GB for MAESTRO v3.
 
-Layout: a header of `HEADER_BYTES` (JSON, padded by spaces) that says which stores it was made
-from; log-mels (frames, mels) float32; MIDI velocities at onsets (frames, 88) uint8.
+Layout: a header of `HEADER_BYTES` (JSON, padded with spaces) that identifies the source stores;
+log-mels (frames, mels) float32; MIDI velocities at onsets (frames, 88) uint8.
 """
 
 import json
@@ -30,7 +30,7 @@ BUILD_FRAMES = 10_000  # at a time
 
 
 class FrameCache:
-    """Read-only view of the copy; picklable, opened lazily by each process for itself."""
+    """Read-only view of the copy; picklable, each process opens the file itself when it first reads."""
 
     def __init__(self, path: Path, pair: StorePair) -> None:
         self.path, self.mels, self.frames = path, pair.mel.height, int(pair.mel.ends[-1])
@@ -98,20 +98,20 @@ class FrameCache:
 
 
 def open_frame_cache(pair: StorePair) -> FrameCache | None:
-    """The up-to-date copy of the two stores, made now if need be; None where it cannot be made.
+    """The up-to-date copy of the two stores, made if necessary; None, with a warning, if it cannot be made.
 
     Several processes may call this at once: one makes the copy, the others wait. It takes at most
-    half of the free disk space. Training works without it; a warning gives the reason.
+    half of the free disk space.
 
-    :raises InputError: the stores cannot be copied faithfully.
+    :raises InputError: a roll contains values that are not MIDI velocities.
     """
     cache = FrameCache(pair.mel.path.with_suffix(".frames"), pair)
     try:
         if cache.is_made_from(pair):
             return cache
         with locked(cache.path):
-            os.listdir(cache.path.parent)  # network file systems remember for a while that a file was missing
-            if not cache.is_made_from(pair):  # not by another process either, while this one waited
+            os.listdir(cache.path.parent)  # network file systems cache for a while that a file is missing
+            if not cache.is_made_from(pair):  # another process may have made it in the meantime
                 _make(cache, pair)
     except OSError as error:
         logger.warning("%s: no frame cache, training reads the HDF5 files directly: %s", cache.path, error)
@@ -120,7 +120,7 @@ def open_frame_cache(pair: StorePair) -> FrameCache | None:
 
 
 def _make(cache: FrameCache, pair: StorePair) -> None:
-    """Write beside, then rename; what is unfinished goes away."""
+    """Make the copy atomically; remove unfinished copies of killed processes."""
     remove_partials(cache.path.parent)
     cache.path.unlink(missing_ok=True)
     free = shutil.disk_usage(cache.path.parent).free
@@ -139,7 +139,7 @@ def _make(cache: FrameCache, pair: StorePair) -> None:
 
 
 def _header(pair: StorePair) -> bytes:
-    """What identifies the stores: sizes in bytes and times of the last change in ns."""
+    """Identifies the stores by size in bytes and modification time in ns."""
     stats = [os.stat(store.path) for store in (pair.mel, pair.roll)]
     made_from = {"stores": [[stat.st_size, stat.st_mtime_ns] for stat in stats], "mels": pair.mel.height}
     return json.dumps({"frame_cache": 1, **made_from}).encode().ljust(HEADER_BYTES)

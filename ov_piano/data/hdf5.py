@@ -1,8 +1,8 @@
-"""The pair of HDF5 files: log-mels in one, piano rolls in the other, readable by h5py alone.
+"""The pair of HDF5 files: log-mels in one, piano rolls in the other, readable with plain h5py.
 
-Each file is a *store*: recordings appended along time in one resizable dataset ``data``
-(height, frames); ``metadata``, a string a recording, the literal of a tuple; ``data_idxs``
-(2, recordings), begin and end frame of each. The parameters are in the file name.
+Each file is a *store*: recordings concatenated along time in one resizable dataset ``data``
+(height, frames); ``metadata``, one string per recording, a tuple literal; ``data_idxs``
+(2, recordings), begin and end (exclusive) frame of each. The file name holds the parameters.
 """
 
 import ast
@@ -29,9 +29,9 @@ def create_frames(file: h5py.File, name: str, height: int, chunk_frames: int) ->
 
 
 class StoreWriter:
-    """Writes a store that is at ``path`` when the ``with`` block ends well; otherwise nothing is left of it.
+    """Writes a store that appears at ``path`` when the ``with`` block ends without an error.
 
-    :raises OSError: the disk is full or the like; names the unfinished file.
+    :raises OSError: the file cannot be written, for example because the disk is full.
     """
 
     def __init__(self, path: str | os.PathLike, height: int, chunk_frames: int):
@@ -65,8 +65,8 @@ class StoreWriter:
     def append_chunked(self, source: h5py.Dataset, lead: int, metadata: tuple) -> None:
         """Add one recording from ``source``: (height, lead + frames), stored like ``data``.
 
-        Where the recording's frames lie on the same chunk grid here and there (that is, for
-        the right ``lead``), whole chunks are copied compressed as they are.
+        If the recording's chunks in ``source`` and ``data`` are aligned (which depends on ``lead``),
+        whole chunks are copied without decompressing them.
         """
         begin = self._extend(source.shape[1] - lead, metadata)
         size, shift = self.chunk_frames, begin - lead
@@ -120,9 +120,9 @@ class Store:
     @property
     def data(self) -> h5py.Dataset:
         """The dataset (height, total frames), opened by the calling process."""
-        if self._file is None or self._pid != os.getpid():  # an HDF5 handle must not cross a fork
+        if self._file is None or self._pid != os.getpid():  # HDF5 handles must not be shared across a fork
             self._file, self._pid = h5py.File(self.path, "r"), os.getpid()
-            self._data = self._file["data"]  # kept: opening it anew reads its index anew
+            self._data = self._file["data"]  # kept: reopening would read the chunk index again
         return self._data
 
     def read(self, begin: int, end: int) -> np.ndarray:
@@ -136,7 +136,7 @@ class Store:
 
 
 def _check_store(file: h5py.File, height: int | None) -> tuple[int, list[tuple], np.ndarray, np.ndarray]:
-    """Height, metadata, begins, ends of an open store, or `ValueError` that says what is odd."""
+    """Height, metadata, begins, ends of an open store; raises `ValueError` if it is malformed."""
     missing = [name for name in ("data", "metadata", "data_idxs") if not isinstance(file.get(name), h5py.Dataset)]
     if missing:
         raise ValueError(f"lacks the dataset {missing[0]!r}")
@@ -168,7 +168,7 @@ class StorePair(NamedTuple):
     roll: Store
     mel_name: MelName
     roll_name: RollName
-    metadata: Sequence[tuple]  # MaestroMetadata or MapsMetadata, one a recording
+    metadata: Sequence[tuple]  # MaestroMetadata or MapsMetadata, one per recording
 
     @property
     def dataset(self) -> str:
@@ -188,9 +188,9 @@ class StorePair(NamedTuple):
 
 
 def open_pair(mel_path: str | os.PathLike, roll_path: str | os.PathLike) -> StorePair:
-    """Both stores, checked to hold the same recordings at the same frames.
+    """Both stores, checked to contain the same recordings at the same frames.
 
-    :raises InputError: a file or its name cannot be used, or they do not belong together.
+    :raises InputError: invalid file or file name, or files that do not belong together.
     """
     mel_name, roll_name = parse_mel_name(mel_path), parse_roll_name(roll_path)
     mel, roll = Store(mel_path, mel_name.height), Store(roll_path, roll_name.height)
@@ -203,7 +203,7 @@ def open_pair(mel_path: str | os.PathLike, roll_path: str | os.PathLike) -> Stor
         raise InputError(f"{both}: {len(mel)} and {len(roll)} recordings")
     for ours, other in zip(mel.metadata, roll.metadata, strict=True):
         if ours != other:
-            raise InputError(f"{both}: {ours} in the one where the other has {other}")
+            raise InputError(f"{both}: {ours} in the first, {other} in the second at the same position")
     different = np.flatnonzero((mel.ends != roll.ends) | (mel.begins != roll.begins))
     if different.size:
         lengths = [int((store.ends - store.begins)[different[0]]) for store in (mel, roll)]

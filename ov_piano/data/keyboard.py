@@ -1,21 +1,21 @@
-"""A piano's keys and pedals as a state machine: from key and pedal messages to note events.
+"""State machine of piano keys and pedals: key and pedal messages -> notes.
 
-A note begins when its key is struck. It ends when nothing holds its damper up any more: the key is lifted and
-neither the sustain nor the sostenuto pedal holds it (until then a lifted key is "resonant"), or the key is struck
-again. Pedals follow the MIDI 1.0 control changes 64 (sustain) and 66 (sostenuto); the soft pedal (67) holds nothing.
+A note begins at its note-on. It ends when the key is released and neither the sustain nor the sostenuto pedal holds
+the damper (until then a released key is "resonant"), or at the key's next note-on. Pedals are the MIDI 1.0 control
+changes 64 (sustain) and 66 (sostenuto); the soft pedal (67) does not affect note ends.
 """
 
 from collections.abc import Iterable
 
 SUSTAIN, SOSTENUTO, SOFT = 64, 66, 67  # control change numbers
 SUSTAIN_OFF = 7  # sustain holds above this value: half-pedalling players rest their foot on the pedal
-RESTRIKE_SECS = 0.001  # a key struck while down was lifted this long before
+RESTRIKE_SECS = 0.001  # an overlapping note ends this long before the next onset of its key
 
 
 class Keyboard:
-    """Receives what the player does in order of time and collects `notes`: (onset s, offset s, MIDI note, velocity).
+    """Processes messages in order of time and collects `notes`: (onset s, offset s, MIDI note, velocity).
 
-    Impossible gestures are put right and counted: `restruck` (struck while down) and `unmatched` (lifted while up).
+    Corrects and counts overlapping notes (`restruck`: note-on while the key is down) and `unmatched` note-offs.
     """
 
     def __init__(self, extend_sustain: bool = True):
@@ -62,7 +62,7 @@ class Keyboard:
             self._end_released(secs)
 
     def finish(self, last_secs: float) -> None:
-        """End what still sounds at `last_secs`, the recording's last timestamp."""
+        """End the notes still sounding at `last_secs`, the file's last timestamp."""
         for note in list(self._sounding):
             self._end(note, last_secs)
 
@@ -74,7 +74,7 @@ class Keyboard:
         self.notes.append((onset_secs, max(onset_secs, secs), note, velocity))
 
     def _end_released(self, secs: float) -> None:
-        """A pedal went up: end the resonant keys that nothing holds any more."""
+        """End the notes of released keys that no pedal holds any more."""
         for note in self._sounding.keys() - self._down:
             if not self._held_by_pedal(note):
                 self._end(note, secs)
@@ -83,8 +83,8 @@ class Keyboard:
 def play(messages: Iterable[tuple[float, bool, int, int]], last_secs: float, extend_sustain: bool = True) -> Keyboard:
     """Send messages in order of time to a new keyboard and end the notes still sounding at `last_secs`.
 
-    A message says what happens to a key: (seconds, False, MIDI note, velocity or 0 for lifted), or to a pedal:
-    (seconds, True, control change, value).
+    Messages are (seconds, False, MIDI note, velocity; 0 is a note-off) for keys and
+    (seconds, True, control change, value) for pedals.
     """
     keyboard = Keyboard(extend_sustain)
     for secs, is_pedal, number, value in messages:

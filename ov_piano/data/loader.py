@@ -1,4 +1,4 @@
-"""The training loader: seeded batches of chunks, from worker processes, from any point of any epoch."""
+"""The training loader: seeded batches of chunks from worker processes, starting at any batch of any epoch."""
 
 import signal
 from collections.abc import Iterator, Sequence
@@ -15,11 +15,11 @@ from ov_piano.workers import follow_parent
 class EpochBatches(Sampler[list[int]]):
     """This process's share of an epoch's batches, as lists of items.
 
-    The order of all items is a pure function of (seed, epoch). Global batch k holds the items
+    The order of the items is a pure function of (seed, epoch). Global batch k consists of the items
     k * batch_size to (k + 1) * batch_size of it; rank r of w processes gets the r-th of w equal
-    contiguous shares, so the ranks' batches one after the other are the batch of a single process.
-    The incomplete batch at the end is left out: every step weighs the same, and which items
-    it loses changes with the epoch.
+    contiguous shares, so the concatenated batches of all ranks equal the batch of a single process.
+    The last incomplete batch is dropped, so that all steps have equal weight; the dropped items
+    change with the epoch.
     """
 
     def __init__(self, items: int, batch_size: int, seed: int, rank: int, world: int) -> None:
@@ -39,8 +39,8 @@ class EpochBatches(Sampler[list[int]]):
 class TrainingLoader:
     """Batches of a `ChunkDataset`; see `training_loader`.
 
-    A context manager that closes the workers. If one of them was ended from outside, torch says so wherever
-    this process happens to be, between batches, too: that leaves the block as `InputError`.
+    A context manager that closes the workers. If a worker is killed, torch raises an error at any point of the
+    block; the context manager turns it into an `InputError`.
     """
 
     def __init__(self, dataset: ChunkDataset, sampler: EpochBatches, workers: int, pin_memory: bool) -> None:
@@ -54,16 +54,16 @@ class TrainingLoader:
             pin_memory=pin_memory,
             worker_init_fn=_start_worker,
             persistent_workers=workers > 0,
-            # Workers get their base seed from this one: the global generator is left alone.
+            # Seeds the workers without touching the global generator.
             generator=torch.Generator().manual_seed(sampler.seed),
         )
 
     def batches(self, epoch: int, first_batch: int = 0) -> Iterator[Chunks]:
-        """The epoch's batches from ``first_batch`` on; the ones before are not read.
+        """The epoch's batches from ``first_batch`` on; skips earlier ones without reading them.
 
-        One iteration at a time: a new call ends the one before.
+        Only one iteration at a time: a new call ends the previous one.
 
-        :raises ReadError: data that cannot be read, with the recording's name.
+        :raises ReadError: data of a recording cannot be read.
         """
         self._sampler.epoch, self._sampler.first_batch = epoch, first_batch
         for batch in self._loader:
@@ -72,7 +72,7 @@ class TrainingLoader:
             yield batch
 
     def close(self) -> None:
-        """End the workers and close the files; the loader cannot be used any more."""
+        """Stop the workers and close the files; the loader cannot be used afterwards."""
         del self._loader
         self.dataset.close()
 
@@ -83,7 +83,7 @@ class TrainingLoader:
         self.close()
         if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
             reason = str(error).splitlines()[0]
-            raise InputError(f"{reason}: memory or /dev/shm may be short, fewer loader workers need less") from None
+            raise InputError(f"{reason}: memory or /dev/shm may be full, try fewer loader workers") from None
 
 
 def training_loader(
@@ -96,11 +96,11 @@ def training_loader(
     world: int = 1,
     pin_memory: bool = False,
 ) -> TrainingLoader:
-    """Shuffled batches of ``batch_size`` chunks over all ``world`` processes, ``batch_size / world`` here.
+    """Shuffled batches of ``batch_size`` chunks over all ``world`` processes, ``batch_size / world`` of them here.
 
-    :param workers: reading processes, 0 to read in this one.
-    :param pin_memory: have the batches in page-locked memory, for a GPU.
-    :raises InputError: fewer chunks than one batch needs, or a batch that the processes cannot share equally.
+    :param workers: number of reading processes; 0: read in this process.
+    :param pin_memory: return batches in page-locked memory, for a GPU.
+    :raises InputError: fewer chunks than a batch, or ``batch_size`` not divisible by ``world``.
     """
     if batch_size < 1 or batch_size % world:
         raise InputError(f"batch size {batch_size}: expected a multiple of the number of processes, {world}")
@@ -110,7 +110,7 @@ def training_loader(
 
 
 class _Guarded(torch.utils.data.Dataset):
-    """Hands a `ReadError` over as a value: raised in a worker, it would arrive wrapped in a traceback's text."""
+    """Returns a `ReadError` as a value, since torch would wrap an error raised in a worker in a traceback."""
 
     def __init__(self, dataset: ChunkDataset) -> None:
         self.dataset = dataset
@@ -127,7 +127,7 @@ def _as_is(batch: Chunks | ReadError) -> Chunks | ReadError:
 
 
 def _start_worker(worker: int) -> None:
-    """Let the parent alone answer Ctrl-C, end with it, and open files anew (a forked worker inherits the parent's)."""
+    """Ignore Ctrl-C, exit with the parent, and reopen files (a forked worker inherits the parent's handles)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     follow_parent()
     get_worker_info().dataset.dataset.close()

@@ -52,10 +52,10 @@ def load_recordings(
 ) -> list[Recording]:
     """The recordings under ``root``, in the order of its CSV, of the given splits and years (None: all).
 
-    A year folder that is missing altogether is a subset as users download it; a missing file
-    in a folder that exists is an error.
+    Missing year folders are allowed, since users may download a subset; a missing file in an
+    existing folder is an error.
 
-    :raises InputError: missing or foreign CSV, unknown split or year, missing file, nothing left.
+    :raises InputError: missing or invalid CSV, unknown split or year, missing file, no recordings.
     """
     root = Path(root)
     csv_path = root / f"maestro-v{version}.0.0.csv"
@@ -77,7 +77,7 @@ def load_recordings(
         metadata = MaestroMetadata(midi.stem, *(row[column] for column in described))
         recordings.append(Recording(midi.stem, audio, midi, metadata))
     if absent:
-        log.warning("%s: no folder %s: their recordings are left out", root, ", ".join(sorted(absent)))
+        log.warning("%s: no folder %s: skipping their recordings", root, ", ".join(sorted(absent)))
     if not recordings:
         raise InputError(f"{root}: no recording left (splits {list(wanted_splits)}, years {list(wanted_years)})")
     names = [recording.name for recording in recordings]
@@ -88,7 +88,7 @@ def load_recordings(
 
 
 def _read_csv(path: Path, version: int) -> list[dict]:
-    """The table's rows by column, checked; years and durations are numbers."""
+    """The validated rows as dicts by column; years and durations are numbers."""
     dataset_name(version)
     if not path.parent.is_dir():
         raise InputError(f"{path.parent}: no such folder")
@@ -113,7 +113,7 @@ def _read_csv(path: Path, version: int) -> list[dict]:
 
 
 def _row(header: list[str], fields: list[str], where: str) -> dict:
-    """A line by column; ``where`` is for the message."""
+    """A validated row as a dict by column; ``where`` locates it in error messages."""
     if len(fields) != len(header):
         raise InputError(f"{where}: expected {len(header)} fields, found {len(fields)}")
     row = dict(zip(header, fields, strict=True))

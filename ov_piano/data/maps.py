@@ -14,12 +14,12 @@ import parse
 from ov_piano.data.recording import Recording, require_subset
 from ov_piano.errors import InputError
 
-DISKLAVIERS = ("ENSTDkAm", "ENSTDkCl")  # one real piano, recorded from afar and from close by
+DISKLAVIERS = ("ENSTDkAm", "ENSTDkCl")  # one real piano, recorded at a distance ("ambient") and close
 SYNTHESISED = ("StbgTGd2", "AkPnBsdf", "AkPnBcht", "AkPnCGdD", "AkPnStgb", "SptkBGAm", "SptkBGCl")
 INSTRUMENTS = (*SYNTHESISED, *DISKLAVIERS)
 CATEGORIES = ("ISOL", "MUS", "RAND", "UCHO")  # isolated notes, music, random and usual chords
 REPEATED_PIECES = ("keep", "one", "drop")
-VALIDATION_PART = 0.1  # of the pieces to learn from
+VALIDATION_PART = 0.1  # of the training pieces
 
 
 @parse.with_pattern("|".join(INSTRUMENTS))
@@ -68,9 +68,9 @@ class MapsMetadata(NamedTuple):
 
 
 def parse_basename(basename: str) -> dict[str, Any]:
-    """What a file name says: ``category``, ``instrument`` and, by category, ``piece``, ``note``, ``chord`` and so on.
+    """Fields of a file name: ``category``, ``instrument`` and, by category, ``piece``, ``note``, ``chord`` and so on.
 
-    :raises InputError: the name is not one of MAPS.
+    :raises InputError: not a MAPS file name.
     """
     for category, pattern in _PATTERNS:
         found = pattern.parse(basename)
@@ -80,7 +80,7 @@ def parse_basename(basename: str) -> dict[str, Any]:
 
 
 def piece_of(basename: str) -> str | None:
-    """The piece that is played, None for chords and notes. Some files mark another MIDI format of a piece."""
+    """The piece, None for chords and notes. Ignores the suffix "-format0", which marks a MIDI format."""
     name = parse_basename(basename)
     return name["piece"].removesuffix("-format0") if name["category"] == "MUS" else None
 
@@ -94,11 +94,11 @@ def load_recordings(
     *,
     need_audio: bool = True,
 ) -> list[Recording]:
-    """The recordings under ``root``, ordered by instrument, category and name (None: all there are).
+    """The recordings under ``root``, sorted by instrument, category and name; None selects all.
 
-    Pieces played by several instruments are all kept, kept once (seeded choice) or dropped.
+    ``repeated_pieces``: keep all recordings of a piece, one chosen at random, or none ("drop").
 
-    :raises InputError: unknown filter, foreign file name, wave or MIDI without its counterpart, nothing left.
+    :raises InputError: unknown filter, not a MAPS file name, wave or MIDI file without counterpart, no recordings.
     """
     root = Path(root)
     if not root.is_dir():
@@ -121,12 +121,12 @@ def load_recordings(
     absent = [instrument for instrument in instruments if not (root / instrument).is_dir()]
     absent += [f"*/{name}" for name in categories if not any((root / i / name).is_dir() for i in instruments)]
     if absent:
-        log.warning("%s: no folder %s: their recordings are left out", root, ", ".join(absent))
+        log.warning("%s: no folder %s: skipping their recordings", root, ", ".join(absent))
     return recordings
 
 
 def _list_folder(folder: Path, instrument: str, category: str, need_audio: bool) -> list[Recording]:
-    """All triples below ``folder``, which may be missing."""
+    """All recordings below ``folder``, which may not exist."""
     files = {path for path in folder.rglob("*") if path.suffix in (".wav", ".mid") and not path.name.startswith(".")}
     recordings = []
     for stem in sorted({path.with_suffix("") for path in files}):
@@ -142,7 +142,7 @@ def _list_folder(folder: Path, instrument: str, category: str, need_audio: bool)
 
 
 def _thin_out(recordings: list[Recording], repeated_pieces: str, seed: int) -> list[Recording]:
-    """Apply the choice of repeated pieces; notes and chords are not pieces and stay."""
+    """Apply ``repeated_pieces``; isolated notes and chords are kept."""
     if repeated_pieces == "keep":
         return recordings
     pieces = [piece_of(recording.name) for recording in recordings]
@@ -161,17 +161,16 @@ def _thin_out(recordings: list[Recording], repeated_pieces: str, seed: int) -> l
 def standard_split(metadata: Sequence[tuple], seed: int = 0) -> list[str]:
     """'train', 'validation', 'test' or 'unused' for each entry (basename, instrument, category).
 
-    The usual way to learn from MAPS (Sigtia et al., 2016, "configuration 2", as made stricter
-    by Hawthorne et al., 2018): test on the music of the two Disklaviers, train on that of the
-    synthesised pianos without the pieces of the test. About a tenth of the remaining pieces,
-    chosen by ``seed``, validates; on whatever instrument, a piece is in one split alone.
-    Notes and chords are not used.
+    The standard split of MAPS ("configuration 2" of Sigtia et al., 2016, in the stricter form of
+    Hawthorne et al., 2018): test on the music of the two Disklaviers, train on the synthesised
+    pianos without the test pieces. About a tenth of the remaining pieces, chosen by ``seed``, is
+    for validation. All recordings of a piece are in the same split; notes and chords are unused.
     """
     pieces = [piece_of(basename) for basename, _, _ in metadata]
     on_disklavier = [instrument in DISKLAVIERS for _, instrument, _ in metadata]
     tested = {piece for piece, test in zip(pieces, on_disklavier, strict=True) if test}
     to_learn = {piece for piece in pieces if piece is not None and piece not in tested}
-    # Ordered by hash, not shuffled: a few recordings more or less hardly move the others.
+    # Sorted by hash, not shuffled: adding or removing recordings barely changes the split of the others.
     ordered = sorted(to_learn, key=lambda piece: (zlib.crc32(f"{seed}:{piece}".encode()), piece))
     validation = set(ordered[: math.ceil(VALIDATION_PART * len(ordered))]) if len(ordered) > 1 else set()
     splits = []

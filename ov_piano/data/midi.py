@@ -1,7 +1,7 @@
-"""Standard MIDI files: timed key and pedal messages, and the notes they make.
+"""Standard MIDI files -> timed key and pedal messages -> notes.
 
-All tracks and channels play one keyboard. Formats 0 and 1 are merged by time; the tracks of a format 2 file are
-independent sequences and follow one another.
+All tracks and channels play one keyboard. Tracks of formats 0 and 1 are merged by time; tracks of format 2 are
+independent sequences and are concatenated.
 """
 
 import struct
@@ -17,7 +17,7 @@ from ov_piano.data.smf import CONTROL, KEY_DOWN, KEY_UP, SET_TEMPO, MidiEvents, 
 from ov_piano.errors import InputError
 
 DEFAULT_TEMPO = 500_000  # microseconds a beat until the first set_tempo: 120 beats a minute
-LONGEST_SECS = 12 * 3600  # one broken delta time would otherwise ask for terabytes of piano roll
+LONGEST_SECS = 12 * 3600  # a single corrupt delta time could otherwise require terabytes of piano roll
 SMPTE = 0x8000  # flag in the time division: minus frames a second, then ticks a frame in the low byte, and no tempo
 PEDALS = (SUSTAIN, SOSTENUTO, SOFT)
 
@@ -26,7 +26,7 @@ PEDALS = (SUSTAIN, SOSTENUTO, SOFT)
 class MidiMessages:
     """Key and pedal messages in order of time, as columns (n,); see `ov_piano.data.keyboard.play`.
 
-    `secs` float64; `is_pedal` bool; `numbers`: MIDI note or control change; `values`: velocity (0: lifted) or position.
+    `secs` float64; `is_pedal` bool; `numbers`: note or control change; `values`: velocity (0: off) or pedal value.
     `last_secs`: the file's last timestamp.
     """
 
@@ -39,11 +39,11 @@ class MidiMessages:
 
 @dataclass(frozen=True)
 class MidiNotes:
-    """What a MIDI file says about keys and pedals.
+    """Notes and pedal changes of a MIDI file.
 
     `notes`: (n, 4) float64 = onset s, offset s, MIDI note, velocity; ordered by onset, then note. Offsets are never
     before onsets, and notes of one key never overlap. `pedals`: control change -> (m, 2) float64 = seconds, value.
-    `last_secs`: the file's last timestamp. `restruck` and `unmatched` count keys struck while down and lifted while up.
+    `last_secs`: the file's last timestamp. `restruck` counts overlapping notes, `unmatched` counts unmatched note-offs.
     """
 
     notes: np.ndarray
@@ -54,7 +54,7 @@ class MidiNotes:
 
 
 def read_notes(path: Path | str, extend_sustain: bool = True) -> MidiNotes:
-    """Notes and pedal changes of a MIDI file; without notes (0, 4). Raises `InputError` if it cannot be read."""
+    """Notes and pedal changes of a MIDI file; raises `InputError` if it cannot be read."""
     messages = read_messages(path)
     columns = (messages.secs, messages.is_pedal, messages.numbers, messages.values)
     keyboard = play(zip(*(column.tolist() for column in columns), strict=True), messages.last_secs, extend_sustain)
@@ -116,7 +116,7 @@ def _read_events(path: Path | str) -> MidiEvents:
 
 
 def _parse_with_mido(path: Path | str) -> MidiEvents:
-    """mido's reading of a file that is not quite well-formed, or its reason for refusing it."""
+    """Parse a file that is not quite well-formed with mido, or raise `InputError` with mido's reason."""
     kinds = {"note_on": KEY_DOWN, "note_off": KEY_UP, "control_change": CONTROL}
     try:
         file = mido.MidiFile(path)
@@ -133,18 +133,18 @@ def _parse_with_mido(path: Path | str) -> MidiEvents:
         return MidiEvents(file.type, file.ticks_per_beat & 0xFFFF, tracks)
     except EOFError:
         raise InputError(f"{path}: MIDI file ends too early (truncated?)") from None
-    except Exception as error:  # mido lets many kinds through, from OSError to its own KeySignatureError
+    except Exception as error:  # mido raises many types, from OSError to KeySignatureError
         raise InputError(f"{path}: not a readable MIDI file ({error})") from None
 
 
 def _timed(tracks: list[Track], division: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Merge tracks that sound together: rows (n, 4) in order of time, their seconds (n,), and the end in seconds.
+    """Merge simultaneous tracks: rows (n, 4) in order of time, their times in seconds (n,), and the end in seconds.
 
-    Seconds add up from row to row, as a player counts them. That decides the frame of a time that falls on the border
-    of two frames, and so equals the published rolls.
+    Times are cumulative sums of the delta times, as in the published rolls: rounding decides the frame of a time that
+    falls on the boundary of two frames.
     """
     rows = np.concatenate([track.rows for track in tracks])
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]  # at equal times in the order of tracks
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]  # equal times keep track order
     end = max(track.last_tick for track in tracks)
     ticks = np.concatenate((rows[:, 0], [end]))
     secs = np.cumsum(np.diff(ticks, prepend=0) * _secs_per_tick(rows, division))
@@ -152,7 +152,7 @@ def _timed(tracks: list[Track], division: int) -> tuple[np.ndarray, np.ndarray, 
 
 
 def _secs_per_tick(rows: np.ndarray, division: int) -> np.ndarray | float:
-    """(n + 1,): length of a tick before each row and before the end, by the tempo of the rows before."""
+    """(n + 1,): seconds per tick before each row and before the end, from the latest tempo."""
     if division & SMPTE:
         frames = 256 - (division >> 8)
         return 1 / ((29.97 if frames == 29 else frames) * (division & 0xFF))

@@ -1,8 +1,8 @@
-"""MP3 files whose header gives no length or a wrong one, read to their real end.
+"""Reads MP3 files with a missing or wrong length in the header to their real end.
 
 libsndfile takes the length from the Xing header, or estimates it from the first frame's bit rate, and reads no
-further: variable bit rates without that header and joined files would lose their end. Here the frames are counted;
-where the length is wrong, the decoder gets the same frames after a header that is right.
+further: it would truncate joined files and files with a variable bit rate and no header. This module counts the
+frames; if the length is wrong, the decoder gets the same frames after a correct header.
 
 Formats: MPEG-1 and MPEG-2 audio, layer III (ISO 11172-3, 13818-3); Xing header with LAME's extension; ID3v2.
 """
@@ -20,19 +20,19 @@ BITRATES = {  # kbit/s by index, of MPEG-1 and MPEG-2; 0 and 15 are not allowed
     1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-LARGEST_BITRATE = 14  # its index
-RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # Hz, by the version's bits
+LARGEST_BITRATE = 14  # index
+RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # Hz, by the version bits
 ALL_FIELDS = 0b1111  # of a Xing header: frames, bytes, table of contents, quality
 DELAY_OFFSET = 141  # bytes from "Xing" to the encoder's delay and padding, 12 bits each, if it has all fields
 
 
 class Frame(NamedTuple):
-    """What a frame's header says."""
+    """Fields of a frame's header."""
 
-    begin: int  # in the file
+    begin: int  # position in the file
     size: int  # bytes
-    samples: int  # a channel
-    stream: tuple[int, int, bool]  # version, sampling rate, mono: what all frames of a file share
+    samples: int  # per channel
+    stream: tuple[int, int, bool]  # version, sampling rate, mono: the same for all frames of a file
     side_info: int  # bytes between the header and the audio
 
     @property
@@ -56,14 +56,14 @@ def parse_frame(data: bytes | mmap.mmap, begin: int) -> Frame | None:
 
 
 def find_frames(data: bytes | mmap.mmap) -> Iterator[Frame]:
-    """The complete frames of a file, in order; skips tags and damage.
+    """The complete frames of a file, in order; skips tags and damaged parts.
 
-    :raises InputError: a stream of another sampling rate or number of channels follows the first
+    :raises InputError: the sampling rate or the number of channels changes
     """
     position, stream, synchronised = 0, None, False
     while 0 <= position < len(data):
         frame = parse_frame(data, position)
-        if frame and not synchronised:  # many two bytes look like a frame: expect another after it
+        if frame and not synchronised:  # random bytes may look like a frame: expect another after it
             synchronised = frame.end == len(data) or parse_frame(data, frame.end) is not None
         if not frame or not synchronised:
             synchronised = False
@@ -73,13 +73,13 @@ def find_frames(data: bytes | mmap.mmap) -> Iterator[Frame]:
             return
         stream = stream or frame.stream
         if frame.stream != stream:
-            raise InputError("joined from MP3 files of different sampling rates or numbers of channels: convert it")
+            raise InputError("joined from MP3 files of different sampling rates or channels: convert it first")
         yield frame
         position = frame.end
 
 
 def _after_id3(data: bytes | mmap.mmap, begin: int) -> int | None:
-    """Where an ID3v2 tag that starts at ``begin`` ends, or None."""
+    """End of the ID3v2 tag that starts at ``begin``, or None."""
     if data[begin : begin + 3] != b"ID3" or len(head := data[begin : begin + 10]) < 10:
         return None
     size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
@@ -87,9 +87,9 @@ def _after_id3(data: bytes | mmap.mmap, begin: int) -> int | None:
 
 
 def repaired(path: str | Path, samples: int) -> io.RawIOBase | None:
-    """The file with a right header, or None if the length that libsndfile gives, ``samples``, is right.
+    """The file with a correct header, or None if libsndfile's length ``samples`` is correct.
 
-    :raises InputError: truncated, or joined from unlike streams
+    :raises InputError: truncated, or joined from streams of different formats
     """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
@@ -109,7 +109,7 @@ def repaired(path: str | Path, samples: int) -> io.RawIOBase | None:
         flags, declared = struct.unpack(">II", tag[4:12])
         if flags & 1 and declared == count:
             return None
-        if flags & 1 and declared > count + 1:  # one more: some encoders count the header
+        if flags & 1 and declared > count + 1:  # + 1: some encoders count the header frame
             raise InputError(f"{path}: truncated, {declared - count} of {declared} MP3 frames are missing")
         if flags & ALL_FIELDS == ALL_FIELDS:
             delay = tag[DELAY_OFFSET : DELAY_OFFSET + 2]
@@ -119,20 +119,20 @@ def repaired(path: str | Path, samples: int) -> io.RawIOBase | None:
 
 
 def _xing_frame(head: bytes, side_info: int, frames: int, size: int, delay: bytes | None) -> bytes:
-    """A frame that says that ``frames`` of ``size`` bytes follow; the first 12 bits of ``delay``: the encoder's."""
+    """A Xing frame for ``frames`` frames of ``size`` bytes in total; the first 12 bits of ``delay``: encoder delay."""
     head = bytes([head[0], head[1] | 1, LARGEST_BITRATE << 4 | head[2] & 0x0C, head[3]])  # no checksum, no padding
-    own_size = parse_frame(head, 0).size
-    tag = b"Xing" + struct.pack(">III100xI", ALL_FIELDS, frames, own_size + size, 0) + b"LAME".ljust(21, b"\0")
+    frame_size = parse_frame(head, 0).size
+    tag = b"Xing" + struct.pack(">III100xI", ALL_FIELDS, frames, frame_size + size, 0) + b"LAME".ljust(21, b"\0")
     if delay:
-        tag += bytes([delay[0], delay[1] & 0xF0])  # and no padding at the end
-    return (head + bytes(side_info) + tag).ljust(own_size, b"\0")
+        tag += bytes([delay[0], delay[1] & 0xF0])  # no padding at the end
+    return (head + bytes(side_info) + tag).ljust(frame_size, b"\0")
 
 
 class _View(io.RawIOBase):
-    """``header`` and then the bytes from ``begin`` to ``end`` of a file."""
+    """File-like: ``header``, then the bytes ``begin`` to ``end`` of a file."""
 
     def __init__(self, path: str | Path, header: bytes, begin: int, end: int) -> None:
-        self._file, self._header, self._begin = open(path, "rb"), header, begin  # noqa: SIM115 -- closed with this one
+        self._file, self._header, self._begin = open(path, "rb"), header, begin  # noqa: SIM115 -- closed in close()
         self._position, self._size = 0, len(header) + end - begin
 
     def readable(self) -> bool:

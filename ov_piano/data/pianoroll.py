@@ -1,4 +1,4 @@
-"""Notes and pedals quantised to frames."""
+"""Piano rolls: notes and pedals quantised to frames."""
 
 import numpy as np
 
@@ -10,12 +10,12 @@ PEDAL_ROWS = {SUSTAIN: SUSTAIN_ROW, SOFT: SOFT_ROW, SOSTENUTO: SOSTENUTO_ROW}
 
 
 def piano_roll(midi_notes: MidiNotes, frame_secs: float = FRAME_SECS) -> tuple[np.ndarray, int]:
-    """Piano roll (259, frames) uint8, and how many notes collided.
+    """Piano roll (259, frames) uint8, and the number of replaced notes.
 
     Rows 0-127 hold a note's velocity at its onset frame, rows 128-255 from the onset frame up to, not including, the
     offset frame; the last three hold the sustain, soft and sostenuto pedal's value until its next change. A time
-    belongs to the last frame that starts no later. Of two notes of one key in one onset frame, the later one stays
-    and the earlier counts as collided.
+    belongs to the last frame that starts no later. Of two notes of one key in one onset frame, the later one
+    replaces the earlier.
     """
     frame_starts = frame_times(midi_notes.last_secs, frame_secs)
     roll = np.zeros((ROLL_ROWS, len(frame_starts)), dtype=np.uint8)
@@ -39,9 +39,9 @@ def piano_roll(midi_notes: MidiNotes, frame_secs: float = FRAME_SECS) -> tuple[n
 
 
 def frame_times(last_secs: float, frame_secs: float = FRAME_SECS) -> np.ndarray:
-    """Begin of each frame in seconds, (frames,), of a roll up to `last_secs`."""
+    """Start of each frame in seconds (frames,) of a roll that ends at `last_secs`."""
     frame_starts = np.arange(0, last_secs, frame_secs)[:-1]
-    return frame_starts if len(frame_starts) else np.zeros(1)  # shorter than two frames: its notes still need a place
+    return frame_starts if len(frame_starts) else np.zeros(1)  # shorter than two frames: keep one frame for the notes
 
 
 def _frame_index(frame_starts: np.ndarray, secs: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a dataset supplies and the preprocessing consumes: recordings, all of them or a part."""
+"""Recordings, as the datasets list them for preprocessing, and a check of filters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ Value = TypeVar("Value")
 class Recording:
     """One performance: a wave file, its MIDI, and the tuple that describes it in the HDF5 files."""
 
-    name: str  # unique within the dataset; names the recording in messages and files
+    name: str  # unique within the dataset; used in messages and file names
     audio_path: Path
     midi_path: Path
     metadata: tuple
 
 
 def require_subset(what: str, wanted: Sequence[Value] | None, known: Sequence[Value]) -> Sequence[Value]:
-    """``wanted``, or all that is ``known`` for None.
+    """``wanted``, or ``known`` if it is None.
 
-    :raises InputError: one of ``wanted`` is not known; ``what`` they are is for the message.
+    :raises InputError: a value in ``wanted`` is not in ``known``; the message calls it ``what``.
     """
     for value in wanted or ():
         if value not in known:

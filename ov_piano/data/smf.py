@@ -1,7 +1,7 @@
-"""The events that matter here out of a Standard MIDI File's bytes: keys, controls and tempo.
+"""Fast parser of Standard MIDI Files that returns only note, control change and tempo events.
 
-About twenty times faster than building mido's message objects, which would take most of the time that a data set's
-MIDI needs. Meant for well-formed files: anything else raises, and mido then has its say (`ov_piano.data.midi`).
+About twenty times faster than mido, which would dominate the time needed to read a dataset's MIDI files. Raises an
+error unless the file is well-formed; `ov_piano.data.midi` then falls back to mido.
 Layout: Standard MIDI Files 1.0 (RP-001).
 """
 
@@ -13,19 +13,19 @@ import numpy as np
 KEY_UP, KEY_DOWN, CONTROL = 0x80, 0x90, 0xB0  # status bytes without their channel
 PROGRAM, CHANNEL_PRESSURE = 0xC0, 0xD0  # the two with one data byte
 SYSEX, SYSEX_ESCAPE, META = 0xF0, 0xF7, 0xFF
-SET_TEMPO = 0x51  # type of a meta event; as the kind of a row it cannot be taken for a status byte
+SET_TEMPO = 0x51  # meta event type; as the kind of a row it differs from all status bytes
 
 
 class Track(NamedTuple):
     """`rows`: (n, 4) int64 = tick, kind, number, value, where KEY_DOWN and KEY_UP have a MIDI note and a velocity,
-    CONTROL a control and its value, SET_TEMPO 0 and microseconds a beat. `last_tick` is the end of the track."""
+    CONTROL a control and its value, SET_TEMPO 0 and microseconds per beat. `last_tick` is the end of the track."""
 
     rows: np.ndarray
     last_tick: int
 
 
 class MidiEvents(NamedTuple):
-    """A file's content; `division`: the header's 16 bits, ticks a beat or SMPTE frames with ticks a frame."""
+    """A file's content; `division`: the header's 16 bits, ticks per beat or SMPTE frames with ticks per frame."""
 
     midi_format: int
     division: int
@@ -96,7 +96,7 @@ def _parse_other(data: bytes, position: int) -> tuple[int | None, int]:
         meta_type = data[position]
         position += 1
     elif status not in (SYSEX, SYSEX_ESCAPE):
-        raise ValueError(f"status byte 0x{status:02x} does not belong into a file")
+        raise ValueError(f"status byte 0x{status:02x} is not allowed in a file")
     length, position = _variable_length(data, position)
     if meta_type != SET_TEMPO:
         return None, position + length

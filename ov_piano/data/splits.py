@@ -1,4 +1,4 @@
-"""Which recordings of a pair of stores are for training, validation and test, and where their MIDI files are."""
+"""Training, validation and test splits of a pair of stores, and the recordings' MIDI files."""
 
 import logging
 import os
@@ -14,17 +14,17 @@ log = logging.getLogger(__name__)
 
 
 def split_indices(pair: StorePair, split: str) -> list[int]:
-    """The recordings of one split: the published split of MAESTRO, `maps.standard_split` of MAPS.
+    """Indices of the recordings of one split: MAESTRO's published split, or `maps.standard_split` for MAPS.
 
     :param split: "train", "validation" or "test"
-    :raises InputError: the stores hold none
+    :raises InputError: no recordings in this split
     """
     if pair.dataset == "MAPS":
         splits = maps.standard_split(pair.metadata)
         absent = sorted(set(maps.DISKLAVIERS) - {m.instrument for m in pair.metadata})
         if split == "train" and absent:
             missing = ", ".join(absent)
-            log.warning("%s: holds nothing of %s: training may include pieces of the test", pair.mel.path, missing)
+            log.warning("%s: no recordings of %s: training may include test pieces", pair.mel.path, missing)
     else:
         splits = [m.split for m in pair.metadata]
     indices = [index for index, name in enumerate(splits) if name == split]
@@ -34,10 +34,10 @@ def split_indices(pair: StorePair, split: str) -> list[int]:
 
 
 def only_listed(pair: StorePair, indices: Sequence[int], path: str | os.PathLike) -> list[int]:
-    """Those of ``indices`` whose recordings a text file lists, in their order.
+    """The ``indices`` whose recordings are listed in a text file, in the order of ``indices``.
 
-    :param path: one recording's name without folder and suffix per line; lines that begin with ``#`` are comments
-    :raises InputError: the file cannot be read, lists nothing, or lists a recording that is not among ``indices``
+    :param path: one recording name per line, without folder and extension; lines that begin with ``#`` are comments
+    :raises InputError: the file cannot be read, is empty, or lists a recording that is not among ``indices``
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -56,9 +56,9 @@ def only_listed(pair: StorePair, indices: Sequence[int], path: str | os.PathLike
 
 
 def midi_paths(pair: StorePair, indices: Sequence[int], folders: DatasetFolders) -> list[Path]:
-    """The MIDI files of some recordings, found in the dataset that the stores were made from.
+    """The MIDI files of the recordings, in the dataset that the stores were made from.
 
-    :raises InputError: no such dataset, another version of it, or one that lacks a recording
+    :raises InputError: dataset not found, wrong version, or missing recording
     """
     if pair.dataset == "MAPS":
         root, recordings = folders.maps, maps.load_recordings(folders.maps, need_audio=False)

@@ -1,8 +1,8 @@
 """A file that HDF5 can write even when the disk is full.
 
-HDF5 cannot close a file whose last blocks cannot be written: it repeats the error at every
-later turn and may end the process. Here a failed write looks like success to HDF5; the error is kept, and
-whoever writes asks for it.
+HDF5 cannot close a file whose last blocks cannot be written: it repeats the error at every later call and may end
+the process. This file reports failed writes to HDF5 as successful and keeps the error; the writer checks for it with
+:meth:`SteadyFile.check`.
 """
 
 import io
@@ -14,7 +14,7 @@ import h5py
 
 
 class SteadyFile(io.FileIO):
-    """A new file to read and write; after a failed write its contents are of no use, see :meth:`check`."""
+    """A new file to read and write; after a failed write its contents are invalid, see :meth:`check`."""
 
     def __init__(self, path: Path):
         super().__init__(path, "w+")
@@ -46,7 +46,7 @@ class SteadyFile(io.FileIO):
         return len(buffer)
 
     def check(self) -> None:
-        """:raises OSError: something could not be written; names the file."""
+        """:raises OSError: a write has failed; the error contains the path."""
         if isinstance(self._error, KeyboardInterrupt):
             raise self._error
         if self._error is not None:
@@ -55,9 +55,9 @@ class SteadyFile(io.FileIO):
 
 @contextmanager
 def new_hdf5(path: Path) -> Iterator[tuple[h5py.File, SteadyFile]]:
-    """A new HDF5 file, closed at the end of the block, and the file below it, to be checked on the way.
+    """A new HDF5 file, closed at the end of the block, and its `SteadyFile`, to check for errors in the block.
 
-    :raises OSError: it could not be written, for instance because the disk is full.
+    :raises OSError: a write failed, for example because the disk is full.
     """
     with SteadyFile(path) as raw:
         with h5py.File(raw, "w") as file:

@@ -1,4 +1,4 @@
-"""The names of the HDF5 files carry their parameters, and are read back from there."""
+"""Names of the HDF5 files: they encode the parameters, and are parsed to read them back."""
 
 import math
 import os
@@ -59,24 +59,24 @@ class RollName(NamedTuple):
 
 
 def parse_mel_name(path: str | os.PathLike) -> MelName:
-    """:raises InputError: the name is not one that `MelName` makes."""
+    """:raises InputError: not the file name of a log-mel store."""
     name = Path(path).name
     found = parse.parse(_MEL_NAME, name, case_sensitive=True)
     parsed = found and MelName(found.named.pop("dataset"), LogMelSettings(**found.named))
-    return _same_name(parsed, path, MelName("MAESTROv3"), parsed and astuple(parsed.settings))
+    return _validated(parsed, path, MelName("MAESTROv3"), parsed and astuple(parsed.settings))
 
 
 def parse_roll_name(path: str | os.PathLike) -> RollName:
-    """:raises InputError: the name is not one that `RollName` makes."""
+    """:raises InputError: not the file name of a piano-roll store."""
     name = Path(path).name
     found = parse.parse(_ROLL_NAME, name, case_sensitive=True)
     parsed = found and RollName(found["dataset"], found["frame_secs"], found["extend_sustain"] == "True")
-    return _same_name(parsed, path, RollName("MAESTROv3", 0.024, True), parsed and (parsed.frame_secs,))
+    return _validated(parsed, path, RollName("MAESTROv3", 0.024, True), parsed and (parsed.frame_secs,))
 
 
-def _same_name(parsed, path, example, numbers):
-    """``parsed`` if it makes the name of ``path`` again and makes sense: catches what the pattern lets through."""
-    is_one_of_ours = parsed and str(parsed) == Path(path).name and parsed.dataset in METADATA_CLASSES
-    if is_one_of_ours and min(numbers) >= 0 and 0 < parsed.frame_secs < math.inf:
+def _validated(parsed, path, example, numbers):
+    """``parsed`` if it is plausible and formats back to the name of ``path``: stricter than the pattern."""
+    is_ours = parsed and str(parsed) == Path(path).name and parsed.dataset in METADATA_CLASSES
+    if is_ours and min(numbers) >= 0 and 0 < parsed.frame_secs < math.inf:
         return parsed
     raise InputError(f"{path}: expected a file name like {example} (MAESTROv1, v2, v3 or MAPS)")

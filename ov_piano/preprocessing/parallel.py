@@ -1,4 +1,4 @@
-"""The same function on many items, in several processes, with a progress bar."""
+"""Parallel map over processes with a progress bar."""
 
 import multiprocessing
 import signal
@@ -21,18 +21,18 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 def in_parallel(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, what: str, may_fork: bool = True
 ) -> list[Result]:
-    """``[function(item) for item in items]`` by ``workers`` processes (1: by this one), each with one thread.
+    """``[function(item) for item in items]`` in ``workers`` single-threaded processes (1: in this process).
 
-    The first exception stops it; items at work are finished, the others are not begun.
+    The first exception stops it; running items finish, pending items are cancelled.
 
-    :param what: says on the progress bar what is being done.
-    :param may_fork: false where a device is used that does not survive a fork of this process (CUDA).
-    :raises InputError: a process was ended from outside.
+    :param what: label of the progress bar.
+    :param may_fork: false if the function uses CUDA, which does not survive a fork.
+    :raises InputError: a worker process was killed.
     """
     with tqdm(total=len(items), desc=what, unit="recording", disable=None) as bar:
         if workers == 1:
             return _in_this_process(function, items, bar)
-        # Forked workers need not import torch again. Its threads do not survive that: they have one thread each.
+        # Forked workers need not import torch again; torch's threads do not survive a fork, so each uses one.
         context = multiprocessing.get_context("fork" if may_fork and sys.platform == "linux" else "spawn")
         with ProcessPoolExecutor(workers, context, initializer=_init_worker) as pool:
             try:
@@ -42,7 +42,7 @@ def in_parallel(
                     bar.update()
                 return [future.result() for future in futures]
             except BrokenProcessPool:
-                raise InputError("a worker process was ended by the system (out of memory?): try fewer") from None
+                raise InputError("a worker process was killed (out of memory?): try fewer WORKERS") from None
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -50,7 +50,7 @@ def in_parallel(
 
 def _in_this_process(function: Callable[[Item], Result], items: Sequence[Item], bar: tqdm) -> list[Result]:
     threads, results = torch.get_num_threads(), []
-    torch.set_num_threads(1)  # as in workers: the last bits of results may depend on it
+    torch.set_num_threads(1)  # as in workers: rounding may depend on the number of threads
     try:
         for item in items:
             results.append(function(item))
@@ -61,7 +61,7 @@ def _in_this_process(function: Callable[[Item], Result], items: Sequence[Item], 
 
 
 def _init_worker() -> None:
-    """One thread a worker; Ctrl-C is the parent's business, and a worker does not outlive it."""
+    """One thread per worker; the parent handles Ctrl-C, and workers exit with it."""
     torch.set_num_threads(1)
     keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,8 +1,8 @@
-"""One recording's finished share of the two stores, as a small HDF5 file of its own.
+"""Parts: the log-mel and piano roll of a single recording in a small HDF5 file.
 
-Preprocessing makes a part for each recording, in any order and in several processes, and
-joins them at the end. A part appears under its name only when it is complete, and says what
-it was made from: a run that was killed goes on with the parts that are there.
+Preprocessing makes one part per recording, in any order and in several processes, and joins
+them at the end. A part is written atomically and stores a fingerprint of its inputs, so that
+an interrupted run can resume with the parts that exist.
 """
 
 import json
@@ -29,7 +29,7 @@ from ov_piano.settings import LogMelSettings
 
 @dataclass(frozen=True)
 class PartSettings:
-    """What a part depends on besides its recording."""
+    """Settings that determine a part's contents."""
 
     mel: MelName
     roll: RollName
@@ -40,14 +40,14 @@ class PartSettings:
 
 @dataclass(frozen=True)
 class Report:
-    """What was met in one recording, or summed up over several."""
+    """Statistics of one recording, or sums over several."""
 
     recordings: int = 0
     frames: int = 0
     notes: int = 0
-    collisions: int = 0  # notes that another one of the same key in the same frame replaced
-    restruck: int = 0  # keys struck while down
-    unmatched: int = 0  # keys lifted while up
+    collisions: int = 0  # notes replaced by a later one of the same key in the same frame
+    restruck: int = 0  # overlapping notes: keys struck while down
+    unmatched: int = 0  # unmatched note-offs
     cut: int = 0  # recordings whose MIDI is longer than the audio
     cut_notes: int = 0  # onsets beyond the end of the audio
     silent: int = 0  # recordings
@@ -55,13 +55,13 @@ class Report:
     def __add__(self, other: "Report") -> "Report":
         return Report(**{name: value + getattr(other, name) for name, value in asdict(self).items()})
 
-    def oddities(self) -> str:
-        """What else than plain notes was met, in words; empty if nothing was."""
+    def anomalies(self) -> str:
+        """The anomalies as text; empty if there are none."""
         counts = {
-            "notes collided with another of their key in one frame": self.collisions,
-            "keys struck while down": self.restruck,
-            "keys lifted while up": self.unmatched,
-            "notes beyond the end of the audio, which were cut": self.cut_notes,
+            "notes replaced by a later one of the same key in the same frame": self.collisions,
+            "overlapping notes": self.restruck,
+            "unmatched note-offs": self.unmatched,
+            "notes dropped after the end of the audio": self.cut_notes,
         }
         found = [f"{count} {what}" for what, count in counts.items() if count]
         return ", ".join(found + ["silent"] * bool(self.silent))
@@ -69,7 +69,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Job:
-    """A part to make: of ``frames`` frames, behind ``lead`` empty ones that put its chunks on the grid of the store."""
+    """A part of ``frames`` frames to make, after ``lead`` empty frames that align its chunks with the store."""
 
     recording: Recording
     path: Path
@@ -78,18 +78,18 @@ class Job:
     settings: PartSettings
 
     def fingerprint(self) -> str:
-        """Changes with anything that the part's contents depend on."""
+        """Identifies everything that determines the part's contents."""
         files = [self.recording.midi_path] + ([] if self.settings.ignore_mel else [self.recording.audio_path])
         stats = [(path.name, stat.st_size, stat.st_mtime_ns) for path in files for stat in [path.stat()]]
         return repr((replace(self.settings, device=""), self.frames, self.lead, stats))
 
 
 def count_frames(recording: Recording, settings: PartSettings) -> int:
-    """Frames that the recording will have in the stores; reads its MIDI, too, so that a bad one is known at once.
+    """Number of frames of the recording in the stores. Also reads the MIDI file, to report a bad one early.
 
-    They are those of the log-mel, by the header of the audio; without audio (and need of it) those of the MIDI.
+    Computed from the audio file's header; from the MIDI file if ``ignore_mel`` is set and there is no audio.
 
-    :raises InputError: MIDI or audio cannot be used.
+    :raises InputError: unusable MIDI or audio file.
     """
     path = recording.audio_path
     last_secs = read_messages(recording.midi_path).last_secs
@@ -103,7 +103,7 @@ def count_frames(recording: Recording, settings: PartSettings) -> int:
 
 
 def is_complete(job: Job) -> bool:
-    """The part exists and was made by the same settings from the same files."""
+    """Whether the part exists and was made from the same files with the same settings."""
     try:
         with h5py.File(job.path, "r") as file:
             return file.attrs["fingerprint"] == job.fingerprint()
@@ -112,10 +112,10 @@ def is_complete(job: Job) -> bool:
 
 
 def make_part(job: Job) -> None:
-    """Compute one recording's roll and log-mel and write its part.
+    """Compute the roll and log-mel of one recording and write them as a part.
 
-    :raises InputError: its MIDI or audio cannot be used.
-    :raises OSError: the part cannot be written; the error names it.
+    :raises InputError: unusable MIDI or audio file.
+    :raises OSError: the part cannot be written; the error contains its path.
     """
     settings, fingerprint = job.settings, job.fingerprint()
     roll, report = _roll(job)
@@ -170,6 +170,6 @@ def _logmel(job: Job) -> np.ndarray:
     return logmel
 
 
-@cache  # one a process
+@cache  # one per process
 def _transform(settings: LogMelSettings, device: str) -> LogMel:
     return LogMel(settings).to(device)

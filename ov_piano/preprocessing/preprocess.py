@@ -1,9 +1,9 @@
-"""The one loop behind 0a and 0b: recordings -> parts, in parallel -> the pair of HDF5 files.
+"""The preprocessing loop of 0a and 0b: recordings -> parts, in parallel -> the pair of HDF5 files.
 
-Beside the outputs stands the folder ``ROLL_FILE.parts`` while the work goes on; it holds a
-part for each finished recording, then the joined files. Renaming it to ``ROLL_FILE.done`` is
-the moment at which everything is complete: from then on the files only have to be moved to
-their place. Started again after a kill at whatever moment, the same command goes on from there.
+While it runs, the folder ``ROLL_FILE.parts`` beside the outputs holds one part per finished
+recording, then the joined files. When these are complete, the folder is renamed to
+``ROLL_FILE.done``; it only remains to move the files to their final place. A run killed at any
+point resumes when the command is repeated.
 """
 
 import logging
@@ -27,8 +27,8 @@ from ov_piano.errors import InputError
 from ov_piano.preprocessing.parallel import in_parallel
 from ov_piano.preprocessing.parts import Job, PartSettings, Report, count_frames, is_complete, make_part, read_report
 
-WORTH_WORKERS_SECS = 60  # of audio: less is done before worker processes have started
-WORTH_WORKERS_CHECKS = 50  # recordings, the same for reading their headers and MIDI
+WORTH_WORKERS_SECS = 60  # of audio: for less, starting worker processes takes longer than the work
+WORTH_WORKERS_CHECKS = 50  # recordings: the same for reading headers and MIDI
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,9 @@ def preprocess(
 ) -> list[Path]:
     """Write the roll and (unless ``ignore_mel``) log-mel stores of ``recordings``, print a summary, return the paths.
 
-    :param workers: processes; None: one a core where it pays, one alone with a GPU.
-    :raises InputError: an output exists, another run is making it, or a recording cannot be used; what was done
-        is kept.
+    :param workers: number of processes; None: one per core if there is enough work, one on a GPU.
+    :raises InputError: an output exists, another run is making it, or a recording is unusable; finished parts
+        are kept.
     """
     stores = {"roll": settings.roll} | ({} if settings.ignore_mel else {"logmel": settings.mel})
     outputs = {name: Path(output_dir) / str(parameters) for name, parameters in stores.items()}
@@ -49,7 +49,7 @@ def preprocess(
         done = parts.with_suffix(".done")
         if done.exists():
             found = _put_in_place(done)
-            print(f"an earlier run was complete, its files are put into place: {', '.join(map(str, found))}")
+            print(f"moved the finished files of an earlier run: {', '.join(map(str, found))}")
             if all(path.exists() for path in outputs.values()):
                 return list(outputs.values())
         for name, path in outputs.items():
@@ -63,9 +63,9 @@ def preprocess(
 
 @contextmanager
 def _only_run(output: Path) -> Iterator[None]:
-    """A block in which no other run makes ``output``.
+    """Lock ``output`` for the duration of the block.
 
-    :raises InputError: another run does.
+    :raises InputError: another run holds the lock.
     """
     if output.parent.exists() and not output.parent.is_dir():
         raise InputError(f"{output.parent}: not a folder")
@@ -77,7 +77,7 @@ def _only_run(output: Path) -> Iterator[None]:
 def _make(
     recordings: Sequence[Recording], settings: PartSettings, joined: dict[str, Path], workers: int | None
 ) -> Report:
-    """The parts of ``recordings``, and from each part's datasets the files that ``joined`` names."""
+    """Make the parts of ``recordings`` and join them: dataset name -> path of the store in ``joined``."""
     begin, parts = time.monotonic(), joined["roll"].parent
     if workers is None and settings.device != "cpu":
         workers = 1  # several would share the device
@@ -89,7 +89,7 @@ def _make(
     open_jobs = [job for job in jobs if not is_complete(job)]
     if len(open_jobs) < len(jobs):
         print(f"continuing: {len(jobs) - len(open_jobs)} of {len(jobs)} recordings are done")
-    open_jobs.sort(key=lambda job: -job.frames)  # so that no process is left with a long one at the end
+    open_jobs.sort(key=lambda job: -job.frames)  # longest first, to balance the workers
     secs = sum(job.frames for job in open_jobs) * settings.roll.frame_secs
     workers_used = _sensible_workers(workers, len(open_jobs), secs > WORTH_WORKERS_SECS)
     in_parallel(partial(_named, make_part), open_jobs, workers_used, "recordings", settings.device == "cpu")
@@ -97,8 +97,8 @@ def _make(
     reports = {name: _join(jobs, name, path, heights[name]) for name, path in joined.items()}
     print(f"{secs / 3600:.2f} h of recordings computed in {time.monotonic() - begin:.1f} s (processes: {workers_used})")
     for job, report in zip(jobs, reports["roll"], strict=True):
-        if oddities := report.oddities():
-            log.warning("%s: %s", job.recording.midi_path, oddities)
+        if anomalies := report.anomalies():
+            log.warning("%s: %s", job.recording.midi_path, anomalies)
     return sum(reports["roll"], Report())
 
 
@@ -109,18 +109,18 @@ def _refuse_existing(path: Path, height: int) -> None:
         state = f"is complete ({len(Store(path, height))} recordings)"
     except InputError as error:
         state = f"is not complete ({error})"
-    raise InputError(f"{path}: exists already, {state}; it is not overwritten: move it away or change OUTPUT_DIR")
+    raise InputError(f"{path}: exists already, {state}; move it away or change OUTPUT_DIR")
 
 
 def _sensible_workers(workers: int | None, items: int, is_worth: bool) -> int:
-    """As asked; otherwise one a core where starting them pays."""
+    """``workers``; if None, one per core where starting them ``is_worth`` it."""
     if workers is None:
         workers = available_cores() if is_worth else 1
     return max(1, min(workers, items))
 
 
 def _plan(recordings: Sequence[Recording], settings: PartSettings, parts: Path, workers: int | None) -> list[Job]:
-    """A job for each recording, once all are known to be readable as far as headers and MIDI tell."""
+    """One job per recording, after checking the audio headers and MIDI files of all."""
     if len({recording.name for recording in recordings}) < len(recordings):
         raise InputError("two recordings have the same name")
     workers = _sensible_workers(workers, len(recordings), len(recordings) > WORTH_WORKERS_CHECKS)
@@ -134,7 +134,7 @@ def _plan(recordings: Sequence[Recording], settings: PartSettings, parts: Path, 
 
 
 def _named(function: Callable, item: Recording | Job) -> Any:
-    """``function(item)``; an error that does not name a file will name the recording."""
+    """``function(item)``; adds the recording's name to unexpected errors."""
     try:
         return function(item)
     except (InputError, OSError, MemoryError):
@@ -145,7 +145,7 @@ def _named(function: Callable, item: Recording | Job) -> Any:
 
 
 def _join(jobs: list[Job], name: str, path: Path, height: int) -> list[Report]:
-    """One store from the parts' datasets ``name``; what the parts report."""
+    """Join the parts' datasets ``name`` into one store; return the parts' reports."""
     path.unlink(missing_ok=True)
     reports = []
     with StoreWriter(path, height, jobs[0].settings.chunk_frames) as writer:
@@ -157,7 +157,7 @@ def _join(jobs: list[Job], name: str, path: Path, height: int) -> list[Report]:
 
 
 def _put_in_place(done: Path) -> list[Path]:
-    """Move the complete files of ``done`` out, remove it, and return where they are."""
+    """Move the files in ``done`` to the folder above, remove ``done``, return the new paths."""
     paths = [done.with_name(path.name) for path in sorted(done.glob("*.h5"))]
     for path in paths:
         os.replace(done / path.name, path)
@@ -168,11 +168,11 @@ def _put_in_place(done: Path) -> list[Path]:
 def _summarise(report: Report, frame_secs: float, paths: list[Path]) -> None:
     print(f"{report.recordings} recordings, {report.frames * frame_secs / 3600:.2f} h, {report.notes} notes")
     print(
-        f"{report.collisions} notes collided with another of their key in one frame, "
-        f"{report.restruck} keys struck while down, {report.unmatched} lifted while up"
+        f"{report.collisions} notes replaced by a later one of the same key in the same frame, "
+        f"{report.restruck} overlapping notes, {report.unmatched} unmatched note-offs"
     )
     if report.cut:
-        print(f"{report.cut} MIDI files longer than their audio, {report.cut_notes} notes cut")
+        print(f"{report.cut} MIDI files longer than their audio, {report.cut_notes} notes dropped")
     if report.silent:
         print(f"{report.silent} silent recordings")
     for path in paths:
