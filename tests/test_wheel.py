@@ -50,8 +50,10 @@ def test_the_wheel_holds_what_the_package_reads_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"ov_piano", wheel.name.rsplit("-", 3)[0] + ".dist-info"}
     assert {f"ov_piano/assets/{DEFAULT_SNAPSHOT}", "ov_piano/model/kernels/winograd.cpp"} <= set(names)
-    in_package = [path for path in (ROOT / "ov_piano").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert {path.relative_to(ROOT).as_posix() for path in in_package} <= set(names)
+    files = [path for path in (ROOT / "ov_piano").rglob("*") if path.is_file() and path.suffix not in (".pyc", ".md")]
+    assert {path.relative_to(ROOT).as_posix() for path in files} <= set(names)
+    samples = {path.name for path in (ROOT / "assets" / "live").iterdir()}
+    assert {f"ov_piano/assets/live/{name}" for name in samples} <= set(names)
     suffixes = {Path(name).suffix for name in names if name.startswith("ov_piano/assets/")}
     assert suffixes <= {".torch", ".yaml", ".ogg"}
     assert sum(name.endswith(".torch") for name in names) == 1

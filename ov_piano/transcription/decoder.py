@@ -42,6 +42,8 @@ class Decoder:
                 "maps to decode: expected two of one shape (b, keys, 1 or more), "
                 f"found {tuple(onset_probs.shape)} and {tuple(velocities.shape)}"
             )
+        if onset_probs.device.type == "mps":  # which has no float64
+            onset_probs, velocities = onset_probs.cpu(), velocities.cpu()
         blurred = self._blur(onset_probs.float())  # (b, keys, t)
         is_maximum = blurred == F.max_pool1d(blurred, kernel_size=3, stride=1, padding=1)
         # In float64, as `prob` in the table: a threshold like 0.7 has no exact float32.
