@@ -1,15 +1,15 @@
-"""Train the onset and velocity network on a pair of HDF5 files made by script 0a or 0b.
+"""Train an onset and velocity network on a pair of HDF5 files made by script 0a or 0b.
 
-1. Cut the training recordings into overlapping chunks, shuffled over all recordings.
-2. At every step, compare the network's onsets and velocities with the rolls and descend;
-   the learning rate falls along a cosine and restarts, lower, cycle after cycle.
-3. Before each descent look into breakpoint.json: it can stop the run in the debugger.
-4. Every XV_EVERY steps, transcribe every fifth validation recording, score it, and save a
-   snapshot with the score in its name; one more at each cycle's end.
-5. Beside the snapshots, save the training state: RESUME continues from it exactly.
+1. Cut the training recordings into overlapping chunks and shuffle them across recordings.
+2. At each step, compute the loss against the piano rolls and update the weights; the
+   learning rate follows a cosine with warm restarts, lower from cycle to cycle.
+3. Before each update, read breakpoint.json, which can pause the run in the debugger.
+4. Every XV_EVERY steps, transcribe and score every fifth validation recording and save a
+   snapshot with the score in its name; also save one at the end of each cycle.
+5. Save the training state as well: RESUME continues from it exactly.
 """
 
-import ov_piano  # noqa: F401 -- first, since torch's threads are configured when torch is imported
+import ov_piano  # noqa: F401 -- first: it configures torch's threads before torch is imported
 
 # isort: split
 import sys
@@ -51,11 +51,11 @@ from ov_piano.training.step import TrainingForward, TrainingStep, adamw, sgd
 from ov_piano.training.trainer import Trainer
 from ov_piano.transcription.decoder import Decoder
 
-XV_TAKE_ONE_EVERY = 5  # validation recordings
+XV_TAKE_ONE_EVERY = 5  # use every fifth validation recording
 
 
 def open_stores(conf: ConfDef) -> StorePair:
-    """The pair of HDF5 files; the network of 2023 is one for 229 mel bands, that of 2022 takes any number."""
+    """Open the pair of HDF5 files; the network of 2023 needs 229 mel bands, that of 2022 takes any number."""
     pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
     if conf.NETWORK == "OnsetsAndVelocities" and pair.mel.height != MELS_2023:
         raise InputError(
@@ -66,18 +66,18 @@ def open_stores(conf: ConfDef) -> StorePair:
 
 
 def training_chunks(conf: ConfDef, pair: StorePair, processes: Processes) -> ChunkDataset:
-    """Chunks of TRAIN_BATCH_SECS, about one a second."""
+    """Chunks of TRAIN_BATCH_SECS, about one per second of audio."""
     length = round(conf.TRAIN_BATCH_SECS / pair.frame_secs)
     if length < 2:
-        raise InputError(f"setting TRAIN_BATCH_SECS={conf.TRAIN_BATCH_SECS:g}: expected two frames or more")
-    stride = min(length, round(length / conf.TRAIN_BATCH_SECS))  # below a second: one after the other
+        raise InputError(f"setting TRAIN_BATCH_SECS={conf.TRAIN_BATCH_SECS:g}: expected at least two frames")
+    stride = min(length, round(length / conf.TRAIN_BATCH_SECS))  # chunks shorter than a second do not overlap
     with processes.first_before_others():
         cache = open_frame_cache(pair) if conf.FRAME_CACHE else None
     return ChunkDataset(pair, split_indices(pair, "train"), length, stride, cache)
 
 
 def build_model(conf: ConfDef, mels: int, device: torch.device, snapshot: str | None) -> OnsetVelocityBase:
-    """The network with seeded weights, or those of a snapshot."""
+    """Build the network with seeded weights, or with those of a snapshot."""
     torch.manual_seed(conf.RANDOM_SEED)
     model = NETWORKS[conf.NETWORK](
         mels, batch_norm=conf.BATCH_NORM, leaky_relu_slope=conf.LEAKY_RELU_SLOPE, dropout=conf.DROPOUT
@@ -90,7 +90,7 @@ def build_model(conf: ConfDef, mels: int, device: torch.device, snapshot: str | 
 
 
 def build_optimizer(conf: ConfDef, model: OnsetVelocityBase) -> tuple[torch.optim.Optimizer, Schedule]:
-    """OPTIMIZER with its learning rates."""
+    """The optimiser that OPTIMIZER names and its learning-rate schedule."""
     cycles = (conf.LR_PERIOD, conf.LR_DECAY, conf.LR_SLOWDOWN)
     if conf.OPTIMIZER == "AdamWR":
         warmup = round(conf.LR_WARMUP * conf.LR_PERIOD)
@@ -99,7 +99,7 @@ def build_optimizer(conf: ConfDef, model: OnsetVelocityBase) -> tuple[torch.opti
 
 
 def build_cross_validation(conf: ConfDef, pair: StorePair, processes: Processes) -> CrossValidation:
-    """Every fifth validation recording with its ground truth."""
+    """Cross-validation on every fifth validation recording."""
     indices = split_indices(pair, "validation")[::XV_TAKE_ONE_EVERY]
     return CrossValidation(
         RecordingDataset(pair, indices),
@@ -114,13 +114,13 @@ def build_cross_validation(conf: ConfDef, pair: StorePair, processes: Processes)
 
 
 def build_trainer(conf: ConfDef, pair: StorePair, chunks: ChunkDataset, processes: Processes) -> Trainer:
-    """The training at its first step, or where RESUME says."""
+    """The trainer at step 0, or at the state that RESUME names."""
     states_folder = Path(conf.OUTPUT_DIR) / "training_states"
-    remove_partials(states_folder)  # of a run killed at its last save, after which no other follows
+    remove_partials(states_folder)  # left by a run killed during its last save
     state = find_state(conf.RESUME, states_folder)
-    snapshot = None if state else conf.SNAPSHOT_INPATH  # which may be gone by the time that a run is continued
+    snapshot = None if state else conf.SNAPSHOT_INPATH  # not needed to resume, and may be gone by then
     model = processes.synchronise_norms(build_model(conf, pair.mel.height, processes.device, snapshot))
-    fast = conf.FAST and processes.world == 1  # its batch norms know of one process only
+    fast = conf.FAST and processes.world == 1  # the kernels' batch norms do not synchronise processes
     training_step = TrainingStep(
         processes.parallel(TrainingForward(model, conf.TRAINABLE_ONSETS, fast)),
         *build_optimizer(conf, model),
@@ -129,7 +129,7 @@ def build_trainer(conf: ConfDef, pair: StorePair, chunks: ChunkDataset, processe
         train_onsets=conf.TRAINABLE_ONSETS,
         bf16=conf.BF16,
     )
-    has_terminal = sys.stdin is not None and sys.stdin.isatty()  # None: it was closed
+    has_terminal = sys.stdin is not None and sys.stdin.isatty()  # None if closed
     batches = (conf.BN_REESTIMATE_BATCHES, conf.TRAIN_BS, conf.RANDOM_SEED)
     trainer = Trainer(
         model,
@@ -159,7 +159,7 @@ def in_words(secs: float) -> str:
 
 
 def validate(trainer: Trainer, log: RunLog, curve: LearningCurve) -> None:
-    """Cross-validate, report the scores, and save the model with them."""
+    """Cross-validate, log the scores and save a snapshot."""
     model, scores, secs = trainer.validate()
     log.record(step=trainer.step, xv=scores, xv_secs=secs)
     curve.refresh()
@@ -168,7 +168,7 @@ def validate(trainer: Trainer, log: RunLog, curve: LearningCurve) -> None:
 
 
 def main(conf: ConfDef) -> None:
-    """Train to the end of the last epoch, MAX_STEPS, or Ctrl-C, which saves the state first."""
+    """Train until the last epoch ends, MAX_STEPS, or Ctrl-C (which saves the training state)."""
     keep_freed_memory()
     with (
         Processes.from_environment(conf.DEVICE, conf.TF32) as processes,
@@ -181,15 +181,15 @@ def main(conf: ConfDef) -> None:
         chunks = training_chunks(conf, pair, processes)
         trainer = build_trainer(conf, pair, chunks, processes)
         if processes.world > 1 and processes.device.type == "cpu":
-            log.logger.warning("training in several processes on the CPU is experimental, and no faster than in one")
+            log.logger.warning("training in several processes on the CPU is experimental and no faster than in one")
         if conf.FAST and processes.world > 1:
-            log.info("several processes: the network is computed as it is written down, as with FAST=false")
+            log.info("training in several processes: using plain PyTorch, as with FAST=false")
         share = {"rank": processes.rank, "world": processes.world, "pin_memory": processes.device.type == "cuda"}
         with (
             training_loader(chunks, conf.TRAIN_BS, conf.DATALOADER_WORKERS, conf.RANDOM_SEED, **share) as loader,
             StopRequest() as stop,
         ):
-            log.info("%d chunks, %d batches an epoch", len(chunks), loader.batches_per_epoch)
+            log.info("%d chunks, %d batches per epoch", len(chunks), loader.batches_per_epoch)
             begin, first = time.monotonic(), trainer.step
             last = min(conf.NUM_EPOCHS * loader.batches_per_epoch, conf.MAX_STEPS or inf)
             for batch in trainer.batches(loader, conf.NUM_EPOCHS, conf.MAX_STEPS):

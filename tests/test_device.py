@@ -59,7 +59,7 @@ def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch, world, local_
 
 def test_one_gpu_for_several_processes_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="DEVICE=cuda:0: with several processes expected DEVICE=cuda, a GPU for each"):
+    with pytest.raises(InputError, match="DEVICE=cuda:0: with several processes expected DEVICE=cuda, one GPU"):
         Processes.from_environment("cuda:0")
 
 

@@ -266,7 +266,7 @@ def test_a_nonfinite_loss_stops_with_the_recordings_named(toy_maestro, stores, t
     args = (*maestro_args(toy_maestro, stores, tmp_path), *TINY, f"SNAPSHOT_INPATH={tmp_path / 'huge.torch'}")
     line = fail("1_train_onsets_velocities.py", *args)
     assert "step 1: the loss is not finite" in line
-    assert "RESUME=auto continues from the last state before" in line
+    assert "RESUME=auto to continue from the last good state" in line
     assert "MIDI-Unprocessed_train_" in line
     (saved,) = (tmp_path / "training_states").iterdir()
     assert saved.name == "not_finite_after_step=0.pt"

@@ -154,7 +154,7 @@ def test_batch_norm_batches_change_the_model_for_use_alone(tmp_path):
 def test_a_loss_that_is_not_finite_names_the_recordings_and_keeps_the_weights(tmp_path):
     trainer = new_trainer(tmp_path, augment=lambda logmel, velocities: (logmel * float("nan"), velocities))
     before = weights(trainer)
-    with pytest.raises(InputError, match=r"step 1: the loss is not finite .* recordings of the batch: first, third; "):
+    with pytest.raises(InputError, match=r"step 1: the loss is not finite .* recordings in the batch: first, third; "):
         train(trainer, epochs=1)
     assert torch.equal(weights(trainer), before)
     assert [path.name for path in (tmp_path / "training_states").iterdir()] == ["not_finite_after_step=0.pt"]

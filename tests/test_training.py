@@ -140,7 +140,7 @@ def test_no_pause_without_a_terminal(tmp_path, caplog):
     breakpoint_file = BreakpointFile(path, interactive=False)
     assert not any(breakpoint_file.wants_pause(step) for step in range(1, 7))
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path} is ignored: pausing takes a terminal and a single process"
+        f"ignoring {path}: pausing requires a terminal and a single process"
     ]
 
 
@@ -163,7 +163,7 @@ def test_a_state_of_another_optimiser_is_refused(tmp_path, saved, resumed):
     optimizers = {"sgd": lambda model: sgd(model, 0.85, 0.0), "adamw": lambda model: adamw(model, 0.0003)}
     model = torch.nn.Linear(2, 1)
     state = TrainingState.of(model, optimizers[saved](model), step=1, epoch=0, batch=1, conf="")
-    with pytest.raises(InputError, match=r"state\.pt: state of another optimiser than \w+ \(setting OPTIMIZER\)"):
+    with pytest.raises(InputError, match=r"state\.pt: state of an optimiser other than \w+ \(setting OPTIMIZER\)"):
         state.restore(model, optimizers[resumed](model), tmp_path / "state.pt")
 
 

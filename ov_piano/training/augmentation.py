@@ -1,7 +1,7 @@
-"""Random variations of training chunks, so that a model does not lean on the acoustics of its training set.
+"""Data augmentation of training chunks, so that a model generalises beyond the acoustics of its training set.
 
-Edwards et al. 2024 (arXiv 2402.01424) show that such variations help a piano transcriber on recordings unlike its
-training set. All of them work on log-mels in dB, draw from torch's generator, and are off by default.
+Edwards et al. 2024 (arXiv 2402.01424) show that augmentation helps piano transcription on recordings unlike the
+training set. Everything here works on log-mels in dB, uses torch's generator, and is off by default.
 """
 
 import math
@@ -10,24 +10,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-CURVE_POINTS = 8  # random curves over the mel bands are straight lines between this many points
-NOISE_BELOW_DB = (20.0, 80.0)  # noise lies this far below the chunk's maximum
-NOISE_CURVE_DB = 8.0  # standard deviation of the noise's spectrum at the curve's points
-MIX_BELOW_DB = 10.0  # largest attenuation of the second chunk of a mix
-DETUNE_SEMITONES = 0.3  # largest detuning that goes with a transposition
-MASK_SHARE = 0.15  # widest masked band, as a share of the mel bands
+CURVE_POINTS = 8  # random curves over the mel bands interpolate linearly between this many points
+NOISE_BELOW_DB = (20.0, 80.0)  # noise level below the chunk's maximum
+NOISE_CURVE_DB = 8.0  # standard deviation of the noise spectrum at the points of the curve
+MIX_BELOW_DB = 10.0  # maximum attenuation of the second chunk of a mix
+DETUNE_SEMITONES = 0.3  # maximum detuning added to a transposition
+MASK_SHARE = 0.15  # maximum width of a mask, as a fraction of the mel bands
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Variations of a batch, drawn for each chunk.
+    """Augment a batch, with random parameters for each chunk.
 
     :param response_db: standard deviation of a random frequency response
-    :param gain_db: largest change of level
-    :param transpose: largest transposition in semitones; onsets move to the transposed keys
-    :param mix: probability of mixing a chunk with another one of the batch; the onsets of both count
-    :param noise: probability of stationary background noise
-    :param mask: probability of silencing a band of mels
+    :param gain_db: maximum gain, up or down
+    :param transpose: maximum transposition in semitones; onsets move to the transposed keys
+    :param mix: probability of mixing a chunk with another of the batch, with the onsets of both
+    :param noise: probability of adding stationary background noise
+    :param mask: probability of masking a range of mel bands
     :param mel_range_hz: lower edge of the lowest and upper edge of the highest mel band, for ``transpose``
     """
 
@@ -40,7 +40,7 @@ class Augmentation:
     mel_range_hz: tuple[float, float] = (50.0, 8000.0)
 
     def __call__(self, logmel: Tensor, key_velocities: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-mels (b, mels, t) in dB and onset velocities (b, keys, t) of a batch -> the same, varied."""
+        """Log-mels (b, mels, t) in dB and onset velocities (b, keys, t) -> the same, augmented."""
         if self.transpose:
             logmel, key_velocities = self._transposed(logmel, key_velocities)
         if self.response_db:
@@ -57,7 +57,7 @@ class Augmentation:
         return logmel, key_velocities
 
     def _transposed(self, logmel: Tensor, key_velocities: Tensor) -> tuple[Tensor, Tensor]:
-        """Each chunk's spectrum read at other frequencies; where there is nothing to read, its minimum."""
+        """Resample each chunk along frequency; bands outside the spectrum get its minimum."""
         device = logmel.device
         shifts = torch.randint(-self.transpose, self.transpose + 1, (len(logmel),), device=device)
         detune = (torch.rand(len(logmel), device=device) * 2 - 1) * DETUNE_SEMITONES
@@ -75,7 +75,7 @@ class Augmentation:
         return moved, key_velocities.gather(1, index) * inside[:, :, None]
 
     def _mixed(self, logmel: Tensor, key_velocities: Tensor) -> tuple[Tensor, Tensor]:
-        """Some chunks with the next one of the batch added; of two onsets in one cell the louder counts."""
+        """Mix some chunks with another of the batch; of two onsets in one cell the louder is kept."""
         chosen = (torch.rand(len(logmel), 1, 1, device=logmel.device) < self.mix) & (len(logmel) > 1)
         gains = -MIX_BELOW_DB * torch.rand(len(logmel), 1, 1, device=logmel.device)
         mixed = add_powers(logmel, logmel.roll(1, 0) + gains)
@@ -83,7 +83,7 @@ class Augmentation:
         return torch.where(chosen, mixed, logmel), torch.where(chosen, both, key_velocities)
 
     def _with_noise(self, logmel: Tensor) -> Tensor:
-        """Noise of a random smooth spectrum; its power fluctuates from cell to cell as a periodogram's does."""
+        """Add noise with a smooth random spectrum and the exponentially distributed power of a periodogram."""
         chosen = torch.rand(len(logmel), 1, 1, device=logmel.device) < self.noise
         low, high = NOISE_BELOW_DB
         below = low + (high - low) * torch.rand(len(logmel), 1, 1, device=logmel.device)
@@ -94,7 +94,7 @@ class Augmentation:
         return torch.where(chosen, noisy, logmel)
 
     def _masked(self, logmel: Tensor) -> Tensor:
-        """Some chunks with one band of mels at their minimum."""
+        """Set a range of mel bands to the chunk's minimum in some chunks."""
         b, mels, _ = logmel.shape
         chosen = torch.rand(b, 1, 1, device=logmel.device) < self.mask
         width = 1 + mels * MASK_SHARE * torch.rand(b, 1, 1, device=logmel.device)
@@ -105,21 +105,21 @@ class Augmentation:
 
 
 def random_curves(logmel: Tensor) -> Tensor:
-    """A smooth random curve over the mel bands for each chunk, (b, mels, 1); deviation 1 at its points."""
+    """A smooth random curve over the mel bands for each chunk, (b, mels, 1), with unit deviation at its points."""
     points = torch.randn(len(logmel), 1, CURVE_POINTS, device=logmel.device)
     curves = nn.functional.interpolate(points, logmel.shape[1], mode="linear", align_corners=True)
     return curves.transpose(1, 2)
 
 
 def add_powers(first_db: Tensor, second_db: Tensor) -> Tensor:
-    """Level in dB of the sum of two uncorrelated powers given in dB."""
+    """Level in dB of the sum of two powers given in dB."""
     return torch.logaddexp(first_db * (math.log(10) / 10), second_db * (math.log(10) / 10)) * (10 / math.log(10))
 
 
 def transposed_bands(mels: int, mel_range_hz: tuple[float, float], semitones: Tensor) -> Tensor:
-    """Fractional band (b, mels) where each band's content lies in a spectrum that sounds ``semitones`` (b,) lower.
+    """Fractional source band (b, mels) of each band when a spectrum is transposed up by ``semitones`` (b,).
 
-    Bands are centred equidistantly on the HTK mel scale, as torchaudio's `MelSpectrogram` has them.
+    Band centres are equidistant on the HTK mel scale, as in torchaudio's `MelSpectrogram`.
     """
     low, high = (2595 * math.log10(1 + hz / 700) for hz in mel_range_hz)
     step = (high - low) / (mels + 1)

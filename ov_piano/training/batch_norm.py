@@ -1,4 +1,4 @@
-"""Batch-norm statistics over many batches, for a model that is about to be used."""
+"""Re-estimate batch-norm statistics over many batches before a model is used."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,17 +12,17 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the running statistics of ``model``, in eval mode, by averages over ``batches``, (b, mels, t) each.
+    """Replace the running statistics of ``model`` (in eval mode) with averages over ``batches``, (b, mels, t) each.
 
-    With the momentum of 0.85 that training uses, running statistics are little more than those
-    of the last batch. Here every batch counts the same, and there is no dropout, as in use.
-    Norms whose weights are frozen keep their statistics.
+    With a momentum of 0.85, as in training, running statistics are hardly more than those of
+    the last batch. Here all batches have equal weight, and dropout is off as in inference.
+    Norms with frozen weights keep their statistics.
     """
     norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.weight.requires_grad]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # PyTorch's sign for the cumulative average
+        norm.momentum = None  # PyTorch: cumulative average
         norm.train()
     with torch.no_grad():
         for logmel in batches:
@@ -33,7 +33,7 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 def random_logmels(chunks: ChunkDataset, batches: int, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """The log-mels (b, mels, t) of that many batches of different chunks: the same for the same seed."""
+    """Log-mels (b, mels, t) of ``batches`` batches of randomly chosen distinct chunks; ``seed`` fixes the choice."""
     items = np.random.default_rng(seed).permutation(len(chunks))[: batches * batch_size]
     for batch in np.array_split(items, max(1, len(items) // batch_size)):
         yield chunks.__getitems__(batch).logmel

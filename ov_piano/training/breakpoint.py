@@ -1,4 +1,4 @@
-"""Pausing a running training from outside: ``breakpoint.json``."""
+"""Pause a training run in the debugger: ``breakpoint.json``."""
 
 import json
 import logging
@@ -10,11 +10,11 @@ KEYS = ("inconditional", "step_gt", "step_every")
 
 
 class BreakpointFile:
-    """Reads ``{"inconditional": bool, "step_gt": int or null, "step_every": int or null}`` at every step.
+    """Read ``{"inconditional": bool, "step_gt": int or null, "step_every": int or null}`` at every step.
 
-    A missing, unreadable or odd file never stops training; each fault is logged once.
+    A missing or invalid file never stops training; each problem is logged once.
 
-    :param interactive: whether somebody can debug here; otherwise training goes on with a message
+    :param interactive: whether a debugger can be used; if not, log a message and continue
     """
 
     def __init__(self, path: str | Path, interactive: bool = True):
@@ -23,7 +23,7 @@ class BreakpointFile:
         self._warned: set[str] = set()
 
     def wants_pause(self, step: int) -> bool:
-        """Whether training should stop for inspection at ``step``."""
+        """Whether to pause at ``step``."""
         try:
             rules = json.loads(self.path.read_text(encoding="utf-8"))
             if not isinstance(rules, dict):
@@ -45,11 +45,11 @@ class BreakpointFile:
             or (bool(step_every) and step % step_every == 0)
         )
         if wanted and not self.interactive:
-            self._warn_once("pausing takes a terminal and a single process")
+            self._warn_once("pausing requires a terminal and a single process")
             return False
         return wanted
 
     def _warn_once(self, fault: str) -> None:
         if fault not in self._warned:
-            logger.warning("%s is ignored: %s", self.path, fault)
+            logger.warning("ignoring %s: %s", self.path, fault)
             self._warned.add(fault)

@@ -1,4 +1,4 @@
-"""The settings of script 1, and the values that they become."""
+"""The settings of script 1."""
 
 from dataclasses import dataclass
 
@@ -10,43 +10,43 @@ from ov_piano.training.augmentation import Augmentation
 
 
 def of_2023(default: object) -> dict[str, object]:
-    """The published default of the second network."""
+    """Published default for the network of 2023."""
     return {"NETWORK=OnsetsAndVelocities": default}
 
 
 def adamwr(default: object) -> dict[str, object]:
-    """The published default of the second optimiser."""
+    """Published default for AdamWR."""
     return {"OPTIMIZER=AdamWR": default}
 
 
 @dataclass
 class Training(StoresConf, DatasetConf):
-    """What is trained, on what, and how."""
+    """Data, optimiser, regularisation and loss."""
 
     HDF5_MEL_PATH: str = option(
         "datasets/MAESTROv3_logmel_sr=16000_stft=2048w384h_mel=250(50-8000).h5",
         "log-mels, from script 0a or 0b",
         presets=of_2023("datasets/MAESTROv3_logmel_sr=16000_stft=2048w384h_mel=229(50-8000).h5"),
     )
-    SNAPSHOT_INPATH: str | None = option(None, "snapshot whose weights to start from")
+    SNAPSHOT_INPATH: str | None = option(None, "snapshot to start from; null: random weights")
     OUTPUT_DIR: str = option("out", "folder for logs, snapshots and training states")
-    TRAIN_BS: int = option(30, "chunks in a batch", POSITIVE, of_2023(40))
-    TRAIN_BATCH_SECS: float = option(5.0, "length of a chunk in seconds", POSITIVE)
-    DATALOADER_WORKERS: int = option(8, "processes that read chunks; 0 reads in the training process", NON_NEGATIVE)
-    LR_MAX: float = option(6.0, "learning rate at the start of the first cycle", POSITIVE, adamwr(0.008))
-    LR_MIN: float = option(1.0e-05, "learning rate at the end of the first cycle (SGDR)", NON_NEGATIVE)
-    LR_PERIOD: int = option(1500, "steps in the first cycle", POSITIVE, adamwr(1000))
-    LR_DECAY: float = option(0.95, "factor of both rates after each cycle", POSITIVE, adamwr(0.975))
-    LR_SLOWDOWN: float = option(1.0, "factor of the period after each cycle", POSITIVE)
-    MOMENTUM: float = option(0.85, "momentum of the descent (SGDR)", FRACTION)
+    TRAIN_BS: int = option(30, "batch size, in chunks", POSITIVE, of_2023(40))
+    TRAIN_BATCH_SECS: float = option(5.0, "chunk length in seconds", POSITIVE)
+    DATALOADER_WORKERS: int = option(8, "processes that load chunks; 0: load in the training process", NON_NEGATIVE)
+    LR_MAX: float = option(6.0, "maximum learning rate of the first cycle", POSITIVE, adamwr(0.008))
+    LR_MIN: float = option(1.0e-05, "minimum learning rate of the first cycle (SGDR)", NON_NEGATIVE)
+    LR_PERIOD: int = option(1500, "length of the first cycle, in steps", POSITIVE, adamwr(1000))
+    LR_DECAY: float = option(0.95, "factor applied to both learning rates after each cycle", POSITIVE, adamwr(0.975))
+    LR_SLOWDOWN: float = option(1.0, "factor applied to the cycle length after each cycle", POSITIVE)
+    MOMENTUM: float = option(0.85, "momentum (SGDR)", FRACTION)
     WEIGHT_DECAY: float = option(0.0, "weight decay", NON_NEGATIVE, adamwr(0.0003))
-    BATCH_NORM: float = option(0.85, "weight of the newest batch in the batch-norm statistics", FRACTION, of_2023(0.95))
+    BATCH_NORM: float = option(0.85, "batch-norm momentum: weight of the newest batch", FRACTION, of_2023(0.95))
     DROPOUT: float = option(0.15, "dropout probability", FRACTION)
-    LEAKY_RELU_SLOPE: float = option(0.1, "slope of the leaky ReLUs below zero", NON_NEGATIVE)
-    ONSET_POSITIVES_WEIGHT: float = option(8.0, "weight of onsets against non-onsets in the loss", POSITIVE)
-    VEL_LOSS_LAMBDA: float = option(10.0, "weight of the velocity loss", NON_NEGATIVE)
-    TRAINABLE_ONSETS: bool = option(True, "false trains the velocity stage alone")
-    NUM_EPOCHS: int = option(30, "passes over the training chunks", POSITIVE, of_2023(10))
+    LEAKY_RELU_SLOPE: float = option(0.1, "negative slope of the leaky ReLUs", NON_NEGATIVE)
+    ONSET_POSITIVES_WEIGHT: float = option(8.0, "weight of positives in the onset loss", POSITIVE)
+    VEL_LOSS_LAMBDA: float = option(10.0, "weight of the velocity loss in the total loss", NON_NEGATIVE)
+    TRAINABLE_ONSETS: bool = option(True, "false: train only the velocity stage")
+    NUM_EPOCHS: int = option(30, "number of epochs", POSITIVE, of_2023(10))
     TRAIN_LOG_EVERY: int = option(10, "steps between log lines", POSITIVE)
 
 
@@ -55,11 +55,11 @@ class Validation:
     """When and how to cross-validate."""
 
     XV_EVERY: int = option(500, "steps between cross-validations", POSITIVE, of_2023(1000))
-    XV_CHUNK_SIZE: float = option(600.0, "length in seconds that is transcribed in one piece", POSITIVE)
-    XV_CHUNK_OVERLAP: float = option(2.5, "overlap in seconds of such pieces", NON_NEGATIVE)
+    XV_CHUNK_SIZE: float = option(600.0, "chunk length for transcription, in seconds", POSITIVE)
+    XV_CHUNK_OVERLAP: float = option(2.5, "overlap of neighbouring chunks, in seconds", NON_NEGATIVE)
     XV_THRESHOLDS: list[float] = option(
         [0.6, 0.675, 0.7, 0.725, 0.75, 0.775, 0.8],
-        "onset probabilities to try as thresholds",
+        "onset thresholds to try",
         FRACTIONS,
         of_2023([0.7, 0.725, 0.75, 0.775, 0.8]),
     )
@@ -69,34 +69,34 @@ class Validation:
 class Scoring:
     """What counts as correct in cross-validation."""
 
-    XV_TOLERANCE_SECS: float = option(0.05, "how far a correct onset may be off, in seconds", POSITIVE)
-    XV_TOLERANCE_VEL: float = option(0.1, "how far a correct velocity may be off, of 0-1", POSITIVE)
+    XV_TOLERANCE_SECS: float = option(0.05, "onset tolerance in seconds", POSITIVE)
+    XV_TOLERANCE_VEL: float = option(0.1, "velocity tolerance on a scale of 0-1", POSITIVE)
     XV_SHIFT: float = option(-0.01, "seconds added to detected onsets before scoring")
 
 
 @dataclass
 class Running:
-    """How long the run goes on, and what else it does."""
+    """Length of the run, resuming, batch-norm statistics, augmentation and caching."""
 
-    RANDOM_SEED: int = option(0, "makes a run repeatable: weights, order of the chunks, dropout", SEED)
-    MAX_STEPS: int | None = option(None, "stop after so many steps, if the epochs have not ended before", POSITIVE)
+    RANDOM_SEED: int = option(0, "seed for initial weights, chunk order and dropout", SEED)
+    MAX_STEPS: int | None = option(None, "maximum number of steps; null: no limit", POSITIVE)
     SAVE_EVERY: int = option(100, "steps between saves of the training state", POSITIVE)
     RESUME: str | None = option(
-        None, "training state to continue from; auto: the newest in OUTPUT_DIR, or from the start where there is none"
+        None, "training state to resume from; auto: the newest in OUTPUT_DIR, or start afresh if there is none"
     )
     BN_REESTIMATE_BATCHES: int = option(
-        0, "batches over which batch-norm statistics are averaged before cross-validation; 0 keeps them", NON_NEGATIVE
+        0, "batches to re-estimate batch-norm statistics from before cross-validation; 0: keep them", NON_NEGATIVE
     )
     AUGMENT_RESPONSE_DB: float = option(
-        0.0, "standard deviation in dB of a random frequency response for each chunk", NON_NEGATIVE
+        0.0, "standard deviation of a random frequency response per chunk, in dB", NON_NEGATIVE
     )
-    AUGMENT_GAIN_DB: float = option(0.0, "largest random change of a chunk's level in dB", NON_NEGATIVE)
-    AUGMENT_TRANSPOSE: int = option(0, "largest random transposition of a chunk in semitones", NON_NEGATIVE)
-    AUGMENT_MIX: float = option(0.0, "probability of mixing a chunk with another one of the batch", FRACTION)
-    AUGMENT_NOISE: float = option(0.0, "probability of background noise in a chunk", FRACTION)
-    AUGMENT_MASK: float = option(0.0, "probability of silencing a band of mels in a chunk", FRACTION)
+    AUGMENT_GAIN_DB: float = option(0.0, "maximum random gain per chunk, up or down, in dB", NON_NEGATIVE)
+    AUGMENT_TRANSPOSE: int = option(0, "maximum random transposition per chunk, in semitones", NON_NEGATIVE)
+    AUGMENT_MIX: float = option(0.0, "probability of mixing a chunk with another of the batch", FRACTION)
+    AUGMENT_NOISE: float = option(0.0, "probability of adding background noise to a chunk", FRACTION)
+    AUGMENT_MASK: float = option(0.0, "probability of masking a range of mel bands in a chunk", FRACTION)
     FRAME_CACHE: bool = option(
-        True, "read chunks from an uncompressed copy beside the log-mels, made at the first use if the disk has room"
+        True, "read chunks from an uncompressed copy of the log-mels, created on first use if the disk has room"
     )
     KEEP_SNAPSHOTS: int | None = option(
         None, "how many of the best and of the newest snapshots of this run to keep; null keeps all", POSITIVE
@@ -105,27 +105,27 @@ class Running:
 
 @dataclass
 class Method:
-    """Which of the published networks, and how it learns."""
+    """Network and optimiser."""
 
     NETWORK: str = option(
         "OnsetVelocityNet",
-        "what to train: OnsetVelocityNet (2022) or OnsetsAndVelocities (2023, 229 mel bands)",
+        "network to train: OnsetVelocityNet (2022) or OnsetsAndVelocities (2023, 229 mel bands)",
         one_of(*NETWORKS),
     )
     OPTIMIZER: str = option(
         "SGDR",
-        "SGDR: gradient descent with momentum, AdamWR: AdamW; both with warm restarts",
+        "SGDR (SGD with momentum) or AdamWR (AdamW), both with warm restarts",
         one_of("SGDR", "AdamWR"),
         of_2023("AdamWR"),
     )
     LR_WARMUP: float = option(
-        0.5, "steps of linear warm-up before the first cycle, in LR_PERIODs (AdamWR)", NON_NEGATIVE
+        0.5, "linear warm-up before the first cycle, as a multiple of LR_PERIOD (AdamWR)", NON_NEGATIVE
     )
 
 
 @dataclass
 class TrainConf(Method, SpeedConf, Running, MapsConf, Scoring, DecoderConf, Validation, Training):
-    """All settings, each overridden by KEY=value; printed from the last group named here to the first."""
+    """All settings, each overridden by KEY=value; printed from the last base class to the first."""
 
     def __post_init__(self) -> None:
         if self.OPTIMIZER == "SGDR" and self.LR_MIN > self.LR_MAX:
@@ -138,11 +138,11 @@ class TrainConf(Method, SpeedConf, Running, MapsConf, Scoring, DecoderConf, Vali
         return Tolerances(self.XV_TOLERANCE_SECS, self.XV_TOLERANCE_VEL)
 
     def chunking(self, frame_secs: float) -> Chunking:
-        """How cross-validation cuts up recordings; :raises InputError: the settings do not fit the frames"""
+        """How cross-validation splits recordings; :raises InputError: the settings do not fit the frames"""
         return Chunking.from_secs(self.XV_CHUNK_SIZE, self.XV_CHUNK_OVERLAP, frame_secs)
 
     def augmentation(self, mel_range_hz: tuple[float, float]) -> Augmentation:
-        """The variations of chunks that the settings ask for."""
+        """The augmentation that the AUGMENT_ settings describe."""
         return Augmentation(
             response_db=self.AUGMENT_RESPONSE_DB,
             gain_db=self.AUGMENT_GAIN_DB,

@@ -1,4 +1,4 @@
-"""Scores of an unfinished model on validation recordings."""
+"""Score a model in training on validation recordings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ov_piano.transcription.strided import Infer
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """What is transcribed, how, and what it is compared with.
+    """Transcribe ``recordings`` and score them at several thresholds.
 
     :param references: ground truth (n, 4) of each recording
     :param shift_secs: added to detected onsets before scoring
@@ -33,9 +33,9 @@ class CrossValidation:
     processes: Processes
 
     def __call__(self, infer: Infer) -> pd.DataFrame:
-        """Mean scores over the recordings, a row a threshold, as `search` gives them.
+        """Mean scores over the recordings, one row per threshold, as `search` returns them.
 
-        The recordings are shared out over the processes, all of which get the result.
+        Each process transcribes its share of the recordings; all of them get the result.
         """
         mine = RecordingDataset(self.recordings.pair, self.processes.share(self.recordings.indices))
         events = transcribe_dataset(
@@ -52,7 +52,7 @@ class CrossValidation:
 
 
 def summary(scores: pd.DataFrame) -> dict[str, float]:
-    """The rows with the best onset F1 and the best onset+velocity F1, as one record."""
+    """The rows with the best onset F1 and the best onset+velocity F1, as one dict."""
     onset, velocity = best_row(scores, "F1"), best_row(scores, "F1_velocities")
     return {
         "onset_threshold": onset["threshold"],
@@ -63,7 +63,7 @@ def summary(scores: pd.DataFrame) -> dict[str, float]:
 
 
 def format_scores(scores: dict[str, float]) -> str:
-    """One line of `summary`."""
+    """The output of `summary` as one line."""
     return (
         "onsets F1 {F1:.4f} (P {P:.4f}, R {R:.4f}, t={onset_threshold:g}), onsets+velocities F1 {F1_velocities:.4f} "
         "(P {P_velocities:.4f}, R {R_velocities:.4f}, t={velocity_threshold:g})"

@@ -1,13 +1,13 @@
-"""Ctrl-C and termination requests wait for the end of a training step."""
+"""Defer Ctrl-C and SIGTERM to the end of a training step."""
 
 import signal
 from types import FrameType
 
 
 class StopRequest:
-    """True once SIGINT or SIGTERM has arrived; a second one acts at once, as usual.
+    """True once SIGINT or SIGTERM has arrived; a second signal is handled as usual.
 
-    A context manager: the handlers before it are put back at its end.
+    A context manager: on exit it restores the previous handlers.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)

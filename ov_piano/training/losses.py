@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""Loss functions."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 
 def onset_loss(stage_logits: Sequence[Tensor], onset_target: Tensor, positives_weight: float) -> Tensor:
-    """Mean over the stages of the cross-entropy, with onsets weighted against the far more frequent rest.
+    """Binary cross-entropy, averaged over the stages, with a weight for the rare positives.
 
-    ``stage_logits``: one (b, keys, t) a stage; ``onset_target``: (b, keys, t) of 0 and 1.
+    ``stage_logits``: (b, keys, t) per stage; ``onset_target``: (b, keys, t) of 0 and 1.
     """
     weight = torch.tensor(positives_weight, device=onset_target.device)
     losses = [bce(logits.float(), onset_target, pos_weight=weight) for logits in stage_logits]
@@ -18,11 +18,11 @@ def onset_loss(stage_logits: Sequence[Tensor], onset_target: Tensor, positives_w
 
 
 def velocity_loss(velocity_logits: Tensor, onset_target: Tensor, velocity_target: Tensor) -> Tensor:
-    """Cross-entropy against velocities in 0-1, counted at onsets only but averaged over all cells; all (b, keys, t)."""
+    """Cross-entropy against velocities in 0-1 at onsets, zero elsewhere, averaged over all cells; all (b, keys, t)."""
     return (onset_target * bce(velocity_logits.float(), velocity_target, reduction="none")).mean()
 
 
 def velocity_loss_floor(onset_target: Tensor, velocity_target: Tensor) -> Tensor:
-    """The least that `velocity_loss` can be: the entropy of velocities that are neither 0 nor 1; all (b, keys, t)."""
+    """The minimum of `velocity_loss`: the entropy of targets that are neither 0 nor 1; all (b, keys, t)."""
     entropy = torch.special.entr(velocity_target) + torch.special.entr(1 - velocity_target)
     return (onset_target * entropy).mean()

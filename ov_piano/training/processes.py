@@ -1,8 +1,8 @@
-"""One training in several processes, started by ``torchrun``: a GPU each, or parts of a CPU.
+"""Distributed training in processes started by ``torchrun``: one GPU each, or sharing the CPU.
 
-Every process computes its share of each batch; gradients, batch-norm statistics and reported
-losses are those of the whole batch, so that the number of processes changes nothing but what is random: each draws
-dropout and augmentation for its own share.
+Each process computes its share of every batch. Gradients, batch-norm statistics and reported losses are those of
+the whole batch, so the number of processes only affects random draws: each process draws dropout and augmentation
+for its own share.
 """
 
 import os
@@ -24,7 +24,7 @@ from ov_piano.errors import InputError
 
 @dataclass(frozen=True)
 class Processes:
-    """The process group, as a context manager; with ``world`` 1 there is none and all methods do nothing."""
+    """The process group, as a context manager; with ``world`` 1 there is none and all methods are no-ops."""
 
     device: torch.device
     rank: int = 0
@@ -32,20 +32,20 @@ class Processes:
 
     @classmethod
     def from_environment(cls, device_name: str, tf32: bool = True) -> "Processes":
-        """What torchrun has set: ``RANK``, ``WORLD_SIZE`` and, to choose among GPUs, ``LOCAL_RANK``.
+        """Read the variables that torchrun sets: ``RANK``, ``WORLD_SIZE`` and, to select a GPU, ``LOCAL_RANK``.
 
-        :raises InputError: a device that cannot be used, or one GPU for all processes
+        :raises InputError: an unusable device, or one GPU for all processes
         """
         world = int(os.environ.get("WORLD_SIZE", "1"))
         if world > 1 and device_name.startswith("cuda:"):
-            raise InputError(f"DEVICE={device_name}: with several processes expected DEVICE=cuda, a GPU for each")
+            raise InputError(f"DEVICE={device_name}: with several processes expected DEVICE=cuda, one GPU for each")
         if world > 1 and device_name == "cuda":
             device_name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         return cls(select_device(device_name, tf32), int(os.environ.get("RANK", "0")), world)
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes files and logs."""
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
     def __enter__(self) -> "Processes":
@@ -61,7 +61,7 @@ class Processes:
 
     @contextmanager
     def first_before_others(self) -> Iterator[None]:
-        """A block that the first process runs alone, however long it takes, and then the others."""
+        """A block that the first process runs alone, before the others; it may take up to a day."""
         if self.world == 1:
             yield
             return
@@ -75,7 +75,7 @@ class Processes:
                 dist.barrier(waiting)
 
     def synchronise_norms(self, model: nn.Module) -> nn.Module:
-        """``model`` with batch norms that take their statistics over all processes; same parameters and names."""
+        """Make the batch norms of ``model`` use the statistics of all processes; parameters and names stay the same."""
         if self.world == 1:
             return model
         if self.device.type == "cuda":
@@ -87,7 +87,7 @@ class Processes:
         return model
 
     def parallel(self, module: nn.Module) -> nn.Module:
-        """``module`` with gradients averaged over the processes."""
+        """Wrap ``module`` so that gradients are averaged over the processes."""
         if self.world == 1:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None
@@ -109,7 +109,7 @@ class Processes:
         return items[self.rank :: self.world]
 
     def collect(self, parts: Sequence[Any]) -> list[Any]:
-        """The results for all items, in their order, from each process's results for its share."""
+        """Gather each process's results for its `share` into the results for all items, in order."""
         if self.world == 1:
             return list(parts)
         gathered: list[Any] = [None] * self.world
@@ -121,11 +121,11 @@ class Processes:
 
 
 class CpuSyncBatchNorm(nn.BatchNorm2d):
-    """What `nn.SyncBatchNorm` does, which needs GPUs, on the CPU."""
+    """`nn.SyncBatchNorm`, which supports GPUs only, for the CPU."""
 
     @classmethod
     def like(cls, norm: nn.BatchNorm2d) -> "CpuSyncBatchNorm":
-        """A synchronised norm with the parameters and buffers of ``norm`` themselves, not copies."""
+        """A synchronised norm that shares the parameters and buffers of ``norm``."""
         new = cls(norm.num_features, norm.eps, norm.momentum)
         new.weight, new.bias = norm.weight, norm.bias
         for name, buffer in norm.named_buffers():
@@ -133,7 +133,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         return new.train(norm.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shapes (b, c, f, t) in and out; all processes have the same b."""
+        """Shapes (b, c, f, t) in and out; b is the same in all processes."""
         if not self.training:
             return super().forward(x)
         world = dist.get_world_size()

@@ -1,4 +1,4 @@
-"""Learning rates with warm restarts (arXiv 1608.03983), as functions of the step: resuming needs no state of them."""
+"""Learning rates with warm restarts (arXiv 1608.03983) as functions of the step: they have no state to save."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class CyclicDecay:
     slowdown: float
 
     def __call__(self, step: int) -> tuple[float, bool]:
-        """The first cycle has one step more: it starts on the quarter's mirrored side (s = -1)."""
+        """The first cycle has one extra step at its start, on the mirrored side of the cosine (s = -1)."""
         (lr_max, lr_min), cosine, ends = _cycle_at(
             step - 2, (self.lr_max, self.lr_min), self.period, self.decay, self.slowdown
         )
@@ -54,10 +54,10 @@ class WarmUpCyclicDecay:
 def _cycle_at(
     s: int, bounds: tuple[float, ...], period: int, decay: float, slowdown: float
 ) -> tuple[tuple[float, ...], float, bool]:
-    """``s`` steps after the first cycle's start: the cycle's bounds, its cosine (1 ... 0), whether the cycle ends.
+    """``s`` steps after the start of the first cycle: bounds, cosine (1 ... 0), and whether this step ends the cycle.
 
-    The cosine is taken in single precision, as published: at a cycle's end it is
-    -4.4e-8 and not 0, which takes the rate a little below its minimum.
+    The cosine is computed in single precision, as published: at the end of a cycle it is
+    -4.4e-8 rather than 0, which puts the rate slightly below its minimum.
     """
     while s >= period:
         s -= period

@@ -1,4 +1,4 @@
-"""The snapshots of a training: their names say network, time, step and scores, as the published ones do."""
+"""Snapshots saved in training, named after network, time, step and scores like the published ones."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ class SnapshotFolder:
     _saved: list[tuple[float, Path]] = field(default_factory=list)  # onset F1 and path, oldest first
 
     def save(self, model: nn.Module, step: int, scores: dict[str, float] | None = None) -> Path:
-        """Save ``model`` under a name of its own and return it; ``scores`` are those of its cross-validation."""
+        """Save ``model`` and return the path; ``scores`` are those of its cross-validation."""
         score = "" if scores is None else f"_f1={scores['F1']:.4f}"
         if scores is not None and isinstance(model, OnsetsAndVelocities):
             score += f"__{scores['F1_velocities']:.4f}"
@@ -42,5 +42,5 @@ class SnapshotFolder:
         self._saved = kept
 
     def has_validated(self, step: int) -> bool:
-        """Whether there is a cross-validated snapshot of ``step``."""
+        """Whether a cross-validated snapshot of ``step`` exists."""
         return any(self.folder.glob(f"*step={step}_f1=*.torch"))

@@ -20,12 +20,12 @@ class Losses(NamedTuple):
 
     total: Tensor
     onset: Tensor
-    velocity: Tensor  # with its weight in the total
-    velocity_floor: Tensor  # the least that ``velocity`` can be for these targets; without gradient
+    velocity: Tensor  # weighted
+    velocity_floor: Tensor  # the minimum of ``velocity`` for these targets; no gradient
 
 
 class TrainingForward(nn.Module):
-    """The model's forward pass as training calls it, as a module of its own for `DistributedDataParallel`."""
+    """The forward pass in training, as a module for `DistributedDataParallel` to wrap."""
 
     def __init__(self, model: OnsetVelocityBase, trainable_onsets: bool, fast: bool):
         super().__init__()
@@ -38,13 +38,13 @@ class TrainingForward(nn.Module):
 
 
 class TrainingStep:
-    """What one step does to a model, in two halves, so that a run can be inspected between them.
+    """Losses and weight update of one step, as two methods, so that a run can be inspected in between.
 
     :param forward: log-mel (b, mels, t) -> onset logits of each stage and velocity logits, (b, keys, t-1)
-    :param optimizer: its learning rate is set by ``schedule`` at every update
-    :param velocity_weight: factor of the velocity loss in the total
-    :param train_onsets: whether the onset loss takes part
-    :param bf16: compute the forward pass in bfloat16 where autocast deems it safe
+    :param optimizer: ``schedule`` sets its learning rate at every update
+    :param velocity_weight: weight of the velocity loss in the total
+    :param train_onsets: whether the total includes the onset loss
+    :param bf16: run the forward pass under bfloat16 autocast
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class TrainingStep:
         self.bf16 = bf16
 
     def losses(self, logmel: Tensor, key_velocities: Tensor) -> Losses:
-        """Losses of a batch: ``logmel`` (b, mels, t) in dB, ``key_velocities`` (b, keys, t) in 0-127."""
+        """Losses for a batch: ``logmel`` (b, mels, t) in dB, ``key_velocities`` (b, keys, t) in 0-127."""
         onset_target, velocity_target = training_targets(key_velocities)
         with torch.autocast(logmel.device.type, torch.bfloat16, enabled=self.bf16):
             stage_logits, velocity_logits = self.forward(logmel)
@@ -77,9 +77,9 @@ class TrainingStep:
         return Losses(onset + velocity if self.train_onsets else velocity, onset, velocity, floor)
 
     def update(self, losses: Losses, step: int) -> tuple[float, bool]:
-        """Descend along the gradients of ``losses`` at the 1-based ``step``.
+        """Backpropagate ``losses`` and update the weights at the 1-based ``step``.
 
-        Returns the learning rate used and whether a cycle of the schedule ended.
+        Returns the learning rate and whether this step ends a cycle.
         """
         lr, cycle_ends = self.schedule(step)
         for group in self.optimizer.param_groups:
@@ -91,12 +91,12 @@ class TrainingStep:
 
 
 def sgd(model: nn.Module, momentum: float, weight_decay: float) -> torch.optim.SGD:
-    """Optimizer over the parameters of ``model`` that are not frozen."""
+    """SGD over the trainable parameters of ``model``."""
     return torch.optim.SGD(_trainable(model), lr=0.0, momentum=momentum, weight_decay=weight_decay)
 
 
 def adamw(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """Optimizer over the parameters of ``model`` that are not frozen, with the moments of arXiv 1711.05101."""
+    """AdamW (arXiv 1711.05101) over the trainable parameters of ``model``."""
     return torch.optim.AdamW(_trainable(model), lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay)
 
 

@@ -1,4 +1,4 @@
-"""Piano roll -> what the network learns to say."""
+"""Piano roll -> training targets."""
 
 import torch
 from torch import Tensor
@@ -10,8 +10,8 @@ from ov_piano.constants import MIDI_VALUES
 def training_targets(key_velocities: Tensor) -> tuple[Tensor, Tensor]:
     """``(onset_target, velocity_target)``, both (b, keys, t-1), from onset velocities 0-127 (b, keys, t).
 
-    The first frame is dropped, as the network drops it by differencing. Every onset then
-    sounds for three frames: each frame takes the maximum with the one before it, twice.
+    The first frame is dropped, as in the network's output. Each onset then spans three frames:
+    every frame becomes the maximum of itself and the previous one, twice.
     Onsets are 0 or 1, velocities 0 to 1.
     """
     widened = key_velocities[..., 1:]

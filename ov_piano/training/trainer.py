@@ -1,4 +1,4 @@
-"""A training between its steps: take one, validate, save, resume exactly."""
+"""A training run: take a step, validate, save, resume."""
 
 import copy
 import logging
@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 
 
 class StepReport(NamedTuple):
-    """What one step did."""
+    """Losses, learning rate and duration of one step."""
 
     onset_loss: float
     velocity_loss: float
-    velocity_loss_floor: float  # the least that the loss could be: the entropy of the targets
+    velocity_loss_floor: float  # the minimum of the velocity loss: the entropy of the targets
     lr: float
     secs: float
     cycle_ends: bool
@@ -42,7 +42,7 @@ class StepReport(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """Scores as `summary` gives them, of ``model``: a copy of the one in training, ready for use."""
+    """A copy of the model, ready for inference, and its scores as `summary` returns them."""
 
     model: OnsetVelocityBase
     scores: dict[str, float]
@@ -51,12 +51,12 @@ class Validation(NamedTuple):
 
 @dataclass
 class Trainer:
-    """``step`` steps are done; the next batch is number ``batch`` of epoch ``epoch``, both 0-based.
+    """``step`` counts the steps taken; the next batch is ``batch`` of epoch ``epoch``, both 0-based.
 
-    :param recording_names: by the index that batches carry
-    :param augment: log-mels (b, mels, t) in dB and key velocities (b, keys, t) -> the same, varied
-    :param wants_pause: asked at each step, between losses and descent, whether to stop in the debugger
-    :param norm_batches: gives log-mels (b, mels, t) to average batch-norm statistics over before use; None: keep them
+    :param recording_names: names of the recordings by index, for error messages
+    :param augment: log-mels (b, mels, t) in dB and key velocities (b, keys, t) -> the same, augmented
+    :param wants_pause: step -> whether to enter the debugger before the update
+    :param norm_batches: returns log-mels (b, mels, t) to re-estimate batch-norm statistics from; None: keep them
     :param fast: validate with the optimised kernels
     """
 
@@ -80,7 +80,7 @@ class Trainer:
     saved_step: int | None = None
 
     def batches(self, loader: TrainingLoader, epochs: int, max_steps: int | None = None) -> Iterator[Chunks]:
-        """The batches from here to the end of the last epoch or to ``max_steps``; each is to be trained on at once."""
+        """The remaining batches, to the last epoch or ``max_steps``; train on each before taking the next."""
         while self.epoch < epochs:
             if self.step >= (max_steps or inf):
                 return
@@ -93,8 +93,8 @@ class Trainer:
     def train_on(self, chunks: Chunks) -> StepReport:
         """Take one step.
 
-        :raises InputError: the loss is not finite; the state is saved for inspection then, its weights as before the
-            step, its batch-norm statistics as after it
+        :raises InputError: the loss is not finite; the state is then saved for inspection, with the weights from
+            before the step and the batch-norm statistics from after it
         """
         started = time.perf_counter()
         self.model.train()
@@ -114,14 +114,14 @@ class Trainer:
         return StepReport(onset, velocity, floor, lr, time.perf_counter() - started, cycle_ends)
 
     def model_for_use(self) -> OnsetVelocityBase:
-        """A copy of the model as it is now, in eval mode, with averaged batch-norm statistics if so configured."""
+        """A copy of the model in eval mode, with re-estimated batch-norm statistics if configured."""
         model = copy.deepcopy(self.model).eval()
         if self.norm_batches is not None:
             reestimate_statistics(model, (logmel.to(self.processes.device) for logmel in self.norm_batches()))
         return model
 
     def validate(self) -> Validation:
-        """Cross-validate the model as it is now."""
+        """Cross-validate the current model."""
         started = time.perf_counter()
         model = self.model_for_use()
         scores = summary(self.cross_validation(optimize_for_inference(model) if self.fast else model.infer))
@@ -130,25 +130,25 @@ class Trainer:
 
     @property
     def is_validated(self) -> bool:
-        """Whether the last step was followed by a cross-validation, in this run or before it was resumed."""
+        """Whether the current step has been cross-validated, in this run or the one it resumes."""
         return self.validated_step == self.step
 
     def save(self, model: nn.Module, scores: dict[str, float] | None = None) -> None:
-        """Save a snapshot of ``model``, with its scores in the name, and the training state."""
+        """Save a snapshot of ``model``, named after its scores, and the training state."""
         if self.processes.is_first:
             logger.info("saved %s", self.snapshots.save(model, self.step, scores))
         self.save_state()
 
     def save_state(self) -> None:
-        """Save all that `resume` needs, unless this step's state is saved; of several processes the first one does."""
+        """Save the training state, unless this step's is saved already; only the first process writes."""
         if self.saved_step != self.step:
             self._save_state(NAME)
             self.saved_step = self.step
 
     def resume(self, path: Path) -> None:
-        """Continue from a saved state.
+        """Resume from a saved state.
 
-        :raises InputError: it cannot be read or belongs to another model
+        :raises InputError: the file is unreadable or belongs to a different model
         """
         state = TrainingState.load(path)
         state.restore(self.model, self.training_step.optimizer, path)
@@ -157,7 +157,7 @@ class Trainer:
             self.validated_step = self.step
         logger.info("resumed from %s at step %d", path, self.step)
         for difference in state.differences(self.conf_yaml):
-            logger.info("not as in the resumed run: %s", difference)
+            logger.info("setting changed since the saved run: %s", difference)
 
     def _save_state(self, name: str) -> Path:
         if not self.processes.is_first:
@@ -175,7 +175,7 @@ class Trainer:
         names = sorted({self.recording_names[index] for index in chunks.recordings.tolist()})
         path = self._save_state(NOT_FINITE)
         raise InputError(
-            f"step {self.step + 1}: the loss is not finite (onset {onset_loss:g}, velocity {velocity_loss:g}); a lower "
-            f"LR_MAX may help, and RESUME=auto continues from the last state before; recordings of the batch: "
+            f"step {self.step + 1}: the loss is not finite (onset {onset_loss:g}, velocity {velocity_loss:g}); try a "
+            f"lower LR_MAX, and RESUME=auto to continue from the last good state; recordings in the batch: "
             f"{', '.join(names)}; state for inspection: {path}"
         )
