@@ -63,7 +63,7 @@ def test_a_failed_compilation_reports_the_compiler_error(tmp_path, monkeypatch, 
     source.write_text("#error what is wrong\n")
     assert native.library(source) is None
     (record,) = caplog.records
-    assert record.message.startswith("broken.cpp: not compiled (")
+    assert record.message.startswith("broken.cpp: compilation failed (")
     assert "what is wrong" in record.message
     assert len(record.message.splitlines()) == 1
     assert not list(tmp_path.glob("ov_piano/*"))

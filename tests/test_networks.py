@@ -126,7 +126,7 @@ def test_weights_of_another_network_are_refused_by_name(published, tmp_path):
         (lambda state: state.pop("specnorm.bn.weight"), "specnorm.bn.weight names missing"),
         (
             lambda state: state.update({"specnorm.bn.weight": torch.zeros(3)}),
-            "snapshot with other shapes than ",
+            "snapshot with shapes other than those of ",
         ),
         (lambda state: state.update({"specnorm.bn.weight": torch.zeros(9, 9)}), r"found float32 \(9, 9\)"),
         (lambda state: [state.pop(name) for name in list(state)[1:]], "names missing"),

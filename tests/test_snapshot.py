@@ -104,9 +104,9 @@ def test_save_makes_folders(tmp_path):
 
 
 def test_a_missing_file_is_named(path):
-    assert refused(path) == "no such snapshot file"
+    assert refused(path) == "snapshot not found"
     path.mkdir()
-    assert refused(path) == "no such snapshot file"
+    assert refused(path) == "snapshot not found"
 
 
 @pytest.mark.parametrize("content", [b"", b"RIFF\0\0\0\0WAVEfmt ", b"text\n" * 99, b"PK\x03\x04 no archive"])
@@ -129,7 +129,7 @@ def test_truncated_files_are_refused(path, part):
     [
         (torch.save, "a pickle that calls io.open"),
         (lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2)), "a pickle that calls io.open"),
-        (lambda content, path: path.write_bytes(pickle.dumps(content)), "a pickle of another kind"),
+        (lambda content, path: path.write_bytes(pickle.dumps(content)), "another kind of pickle"),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -171,7 +171,7 @@ def test_missing_and_unexpected_names_are_refused(path):
 def test_other_shapes_are_refused(path):
     save_snapshot(SmallNet(width=4), path)
     assert refused(path) == (
-        "snapshot with other shapes than SmallNet: 0.bias (expected float32 (3,), found float32 (4,)), "
+        "snapshot with shapes other than those of SmallNet: 0.bias (expected float32 (3,), found float32 (4,)), "
         "0.weight (expected float32 (3, 1, 3, 3), found float32 (4, 1, 3, 3)), "
         "1.bias (expected float32 (3,), found float32 (4,)) and 3 more"
     )

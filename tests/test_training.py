@@ -203,7 +203,7 @@ def test_the_states_of_the_last_steps_of_the_newest_run_are_kept_and_resumed(tmp
     ]
     assert not caplog.records
     assert find_state(None, tmp_path) is None
-    assert "RESUME=auto would continue it" in caplog.text
+    assert "pass RESUME=auto to continue that run" in caplog.text
 
 
 def test_each_fault_of_the_breakpoint_file_is_logged_once(tmp_path, caplog):

@@ -337,7 +337,7 @@ def test_recordings_are_found_by_file_folder_pattern_and_list(tmp_path, monkeypa
     assert found("[d.wav, folder]") == [("d.wav", "d"), ("folder/deeper/f.mp3", "deeper/f"), ("folder/e.FLAC", "e")]
     assert found("d.wav,[c].wav,folder/../d.wav") == [("folder/../d.wav", "d"), ("[c].wav", "[c]")]
     assert found("*.wav") == [("[c].wav", "[c]"), ("a,b.wav", "a,b"), ("d.wav", "d")]
-    for audio, message in (("d.wav,no.wav", "'no.wav'"), ("[]", "no such"), ("", "no such"), ("no", "no audio file")):
+    for audio, message in (("d.wav,no.wav", "'no.wav'"), ("[]", "no such"), ("", "no such"), ("no", "no audio files")):
         with pytest.raises(InputError, match=message):
             find_recordings(audio)
     assert found(["d.wav", "folder"]) == found("d.wav,folder")
@@ -353,16 +353,14 @@ def test_files_that_must_be_converted_first_are_named(tmp_path, monkeypatch, cap
     for name in ("phone/a.M4A", "phone/b.wma", "both/a.wav", "both/c.aac"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    hint = r"a\.M4A: .M4A files cannot be read, convert it first: ffmpeg -i a\.M4A a\.wav"
+    hint = r"a\.M4A: .M4A is not supported; convert it first: ffmpeg -i a\.M4A a\.wav"
     with pytest.raises(InputError, match=hint):
         find_recordings("phone")
     with pytest.raises(InputError, match=hint):
         recording_seconds(Path("phone/a.M4A"))
     caplog.clear()
     assert [path.name for path, _ in find_recordings("both")] == ["a.wav"]
-    assert [record.message.split(",")[0] for record in caplog.records] == [
-        "left out: both/c.aac: .aac files cannot be read"
-    ]
+    assert [record.message.split(",")[0] for record in caplog.records] == ["skipping both/c.aac: .aac is not supported"]
 
 
 def test_outputs_are_planned_without_clashes(tmp_path):

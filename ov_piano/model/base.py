@@ -1,4 +1,4 @@
-"""What the networks have in common: how a log-mel passes through their parts, and how part of them is frozen."""
+"""Base class of the networks: the forward pass through their parts, and freezing of the onset stages."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 
 def check_logmel(logmel: Tensor, bins: int) -> None:
-    """:raises ValueError: not of shape (b, ``bins``, t) with two frames or more"""
+    """:raises ValueError: not of shape (b, ``bins``, t) with at least two frames"""
     if logmel.ndim != 3 or logmel.shape[1] != bins or logmel.shape[2] < 2:
         raise ValueError(f"log-mel: expected shape (b, {bins}, 2 or more), found {tuple(logmel.shape)}")
 
 
 class OnsetVelocityBase(nn.Module):
-    """Fully convolutional onset and velocity detector; the output has one frame less than the input.
+    """Fully convolutional onset and velocity detector; the output has one frame fewer than the input.
 
-    A subclass declares four parts, whose names in the state dict are those of published snapshots:
+    A subclass defines four parts, named in the state dict as in the published snapshots:
 
-    - ``specnorm``: frames and their differences (b, 2, mels, t-1) -> the same, normalised
+    - ``specnorm``: frames and their differences (b, 2, mels, t-1) -> normalised, same shape
     - ``stem``: -> features (b, c, keys, t-1)
     - ``onset_stages``: features -> (b, 1, keys, t-1) each; the first gives logits, the others add to them
     - ``velocity_stage``: features and the last onset logits (b, c+1, keys, t-1) -> logits (b, 1, keys, t-1)
@@ -35,11 +35,11 @@ class OnsetVelocityBase(nn.Module):
         self.onsets_frozen = False
 
     def forward(self, logmel: Tensor, trainable_onsets: bool = True) -> tuple[list[Tensor], Tensor]:
-        """Logits of the frames 1... (the first is spent on the difference to the frame before).
+        """Logits for all frames but the first, which has no difference to a previous frame.
 
         :param logmel: (b, mels, t) in dB, t at least 2
-        :param trainable_onsets: False computes everything before the velocity stage without gradients;
-            to train the velocity stage alone, call :meth:`freeze_onsets` once as well
+        :param trainable_onsets: False: compute everything before the velocity stage without gradients;
+            to train only the velocity stage, also call :meth:`freeze_onsets` once
         :returns: onset logits of the first stage and after each refinement, each (b, keys, t-1), and velocity
             logits (b, keys, t-1)
         :raises ValueError: unexpected shape
@@ -52,7 +52,7 @@ class OnsetVelocityBase(nn.Module):
         return [onsets.squeeze(1) for onsets in onset_stages], velocities.squeeze(1)
 
     def infer(self, logmel: Tensor) -> tuple[Tensor, Tensor]:
-        """What detection needs: the last stage's onset logits and the velocity logits, both (b, keys, t-1)."""
+        """The last stage's onset logits and the velocity logits, both (b, keys, t-1)."""
         onset_stages, velocities = self(logmel)
         return onset_stages[-1], velocities
 
@@ -67,10 +67,10 @@ class OnsetVelocityBase(nn.Module):
         return features, onset_stages
 
     def freeze_onsets(self) -> None:
-        """From now on only ``velocity_stage`` learns.
+        """From now on train only ``velocity_stage``.
 
-        Everything else has no gradients and stays in eval mode, also after ``train()``: neither its weights nor
-        its batch-norm statistics change, and it has no dropout.
+        Everything else has no gradients and stays in eval mode, even after ``train()``: weights and batch-norm
+        statistics are fixed, and dropout is off.
         """
         self.onsets_frozen = True
         self.requires_grad_(False)
@@ -78,7 +78,7 @@ class OnsetVelocityBase(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "OnsetVelocityBase":
-        """As ``nn.Module.train``, but frozen parts stay in eval mode (see :meth:`freeze_onsets`)."""
+        """Like ``nn.Module.train``, but frozen parts stay in eval mode (see :meth:`freeze_onsets`)."""
         super().train(mode)
         if self.onsets_frozen:
             for part in self.children():

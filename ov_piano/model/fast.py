@@ -1,9 +1,9 @@
-"""A trained network rearranged for fast inference.
+"""Fast inference on the CPU.
 
-:func:`optimize_for_inference` reads the weights of a given network; the result computes the same logits. Batch norms
-become factors of weights or of the pass that follows a convolution, convolutions run in ``sparse_conv.cpp`` (two
-thirds of the time) or as matrix products with Winograd's saving along time. Where the C++ source cannot be compiled, on
-other devices than the CPU, and for networks that the kernels do not know, the network itself is used.
+:func:`optimize_for_inference` returns a module that computes the same logits as the given network. Batch norms are
+folded into weights or into the pass after a convolution; convolutions run in ``sparse_conv.cpp`` (two thirds of the
+time) or as matrix products with Winograd's algorithm along time. If the C++ source cannot be compiled, on devices
+other than the CPU, and for networks that the kernels do not support, it returns the network in plain PyTorch.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,19 +35,19 @@ from ov_piano.model.kernels.plan import (
 from ov_piano.model.kernels.winograd import time_conv_leaky_relu, transform_weight
 from ov_piano.model.layers import SubSpectralNorm
 
-CHECKED_FRAMES = 40  # more than FEW_FRAMES
-LARGEST_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.2}  # of the logits, relative, in the check at the start
+CHECKED_FRAMES = 40  # must exceed FEW_FRAMES
+LARGEST_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.2}  # maximum relative error of the logits in `_check_equal`
 
 
 def optimize_for_inference(model: OnsetVelocityBase, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A module log-mel (b, mels, t) in dB -> last-stage onset logits and velocity logits, (b, keys, t-1) each.
+    """A module: log-mel (b, mels, t) in dB -> last-stage onset logits and velocity logits, (b, keys, t-1) each.
 
-    It has its own copy of the weights as they are now.
+    It holds its own copy of the current weights.
 
-    :param dtype: float32, or bfloat16 for matrix products (in the network itself: what autocast deems safe)
+    :param dtype: float32, or bfloat16 for matrix products (in plain PyTorch: bfloat16 autocast)
     """
     plain = LastStage(model, dtype)
-    on_cpu = next(model.parameters()).device.type == "cpu"  # asked first: elsewhere nothing needs to be compiled
+    on_cpu = next(model.parameters()).device.type == "cpu"  # checked first: other devices need no compilation
     if not (on_cpu and sparse_conv.available() and winograd.available()):
         return plain
     try:
@@ -60,18 +60,18 @@ def optimize_for_inference(model: OnsetVelocityBase, dtype: torch.dtype = torch.
 
 
 def _check_equal(fast: nn.Module, plain: nn.Module, bins: int, dtype: torch.dtype) -> None:
-    """Compare both on random input: the code of a layer may have been changed, or the compiler may be wrong.
+    """Compare both on random input, which detects modified layers and miscompiled kernels.
 
     :raises UnsupportedNetworkError: they differ
     """
     logmel = torch.randn(1, bins, CHECKED_FRAMES, generator=torch.Generator().manual_seed(0)) * 20 - 40
     for found, expected in zip(fast(logmel), plain(logmel), strict=True):
         if not (found - expected).norm() <= LARGEST_ERROR[dtype] * expected.norm() + 1e-4:
-            raise UnsupportedNetworkError("their logits for random input differ from those of the network")
+            raise UnsupportedNetworkError("logits for random input differ between kernels and network")
 
 
 class LastStage(nn.Module):
-    """The network itself, in eval mode, with its last onset stage only."""
+    """The plain network in eval mode; returns only the last onset stage."""
 
     def __init__(self, model: OnsetVelocityBase, dtype: torch.dtype):
         super().__init__()
@@ -86,11 +86,11 @@ class LastStage(nn.Module):
 
 
 PIECE, HALO = 2048, 4  # frames
-FEW_FRAMES = 32  # up to here reading the weights takes longest, and Winograd's are twice as many
+FEW_FRAMES = 32  # up to here reading the weights dominates, and Winograd's algorithm has twice as many
 
 
 class FastNet(nn.Module):
-    """The network's parts as sequences of prepared steps."""
+    """The network as sequences of prepared steps."""
 
     def __init__(self, plan: Plan, in_bins: int, dtype: torch.dtype):
         super().__init__()
@@ -113,7 +113,7 @@ class FastNet(nn.Module):
         return onsets.squeeze(1), velocities.squeeze(1)
 
 
-LocalFunction = Callable[[Tensor], Tensor]  # looks no more than HALO frames ahead or back
+LocalFunction = Callable[[Tensor], Tensor]  # depends on at most HALO frames to either side
 
 
 def _run(prepared: Sequence[incremental.Step], x: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ def _run(prepared: Sequence[incremental.Step], x: Tensor) -> Tensor:
 
 
 def _prepare(steps: list[Step], dtype: torch.dtype) -> list[incremental.Step]:
-    """What computes the steps of a part in eval mode."""
+    """Functions that compute the steps of a part in eval mode."""
     prepared, local, local_reach = [], [], 0
     for step in steps:
         match step:
@@ -149,7 +149,7 @@ def _prepare(steps: list[Step], dtype: torch.dtype) -> list[incremental.Step]:
 
 
 def _in_pieces(local: list[LocalFunction], frames: int) -> incremental.Step:
-    """The functions one after the other for pieces that the processor's cache holds; ``frames``: their joint reach."""
+    """Apply all functions to one piece at a time, so that it stays in the cache; ``frames``: their total reach."""
 
     def run(x: Tensor, mean: Tensor | None) -> tuple[Tensor, None]:
         t = x.shape[-1]
@@ -166,13 +166,13 @@ def _in_pieces(local: list[LocalFunction], frames: int) -> incremental.Step:
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and shift of each channel that the norm applies in eval mode."""
+    """The norm in eval mode as a scale and shift per channel."""
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     return scale, norm.bias - norm.running_mean * scale
 
 
 def _bin_table(norm: SubSpectralNorm | nn.BatchNorm2d, channels: int) -> Tensor:
-    """Scale and shift for each channel and bin, (c, bins, 2); one bin where they are the same for all."""
+    """Scale and shift per channel and bin, (c, bins, 2); bins is 1 for a plain batch norm."""
     columns = [x.view(channels, -1) for x in _affine(norm.bn if isinstance(norm, SubSpectralNorm) else norm)]
     return torch.stack(columns, dim=2).contiguous()
 
@@ -219,7 +219,7 @@ def _norm(norm: SubSpectralNorm | nn.BatchNorm2d) -> LocalFunction:
 
 
 def _pointwise(step: Pointwise, dtype: torch.dtype) -> LocalFunction:
-    """A matrix product for each frame: (b, c_in, 1, t) -> (b, c_out, 1, t)."""
+    """A matrix product per frame: (b, c_in, 1, t) -> (b, c_out, 1, t)."""
     conv, slope = step.conv, step.slope
     is_last = step.norm is None
     scale, shift = (torch.ones(conv.out_channels), conv.bias.clone()) if is_last else _affine(step.norm)
@@ -233,7 +233,7 @@ def _pointwise(step: Pointwise, dtype: torch.dtype) -> LocalFunction:
 
 
 def _collapse_keys(step: CollapseKeys, dtype: torch.dtype) -> LocalFunction:
-    """(b, c, keys, t) -> (b, c_out, 1, t): c * keys channels along time."""
+    """(b, c, keys, t) -> (b, c_out, 1, t): a convolution along time with c * keys input channels."""
     scale, shift = _affine(step.norm)
     taps, slope = step.conv.weight.flatten(1, 2) * scale[:, None, None], step.slope  # (c_out, c * keys, 3)
     weight, direct = transform_weight(taps).to(dtype), taps.permute(0, 2, 1).flatten(1).contiguous().to(dtype)

@@ -1,7 +1,7 @@
-"""The network's forward pass in training, arranged for the CPU: same parameters, statistics and gradients.
+"""Fast training on the CPU: a forward pass with the same parameters, statistics and gradients.
 
-:func:`fast_forward` walks through a given network and replaces the operations that PyTorch's operators are slow at.
-Where the C++ sources cannot be compiled, and for networks that the kernels do not know, it is the plain forward pass.
+:func:`fast_forward` runs the network with optimised kernels where PyTorch's operators are slow. If the C++ sources
+cannot be compiled, and for networks that the kernels do not support, it is the plain forward pass.
 """
 
 import copy
@@ -32,29 +32,29 @@ from ov_piano.model.kernels.winograd import time_conv, transform_weight
 from ov_piano.model.layers import SubSpectralNorm
 
 CHECKED_FRAMES = 10
-LARGEST_ERRORS = (1e-3, 0.2)  # of logits and gradients, relative; gradients jump where a ReLU is about at zero
+LARGEST_ERRORS = (1e-3, 0.2)  # relative, of logits and gradients; gradients jump where a ReLU's input is near zero
 
 _checked: WeakKeyDictionary[OnsetVelocityBase, bool] = WeakKeyDictionary()
 
 
 def fast_forward(model: OnsetVelocityBase, logmel: Tensor) -> tuple[list[Tensor], Tensor]:
-    """As ``model(logmel)``: (b, mels, t) in dB -> each stage's onset logits and velocity logits (b, keys, t-1)."""
+    """Same as ``model(logmel)``: (b, mels, t) in dB -> onset logits per stage and velocity logits (b, keys, t-1)."""
     plan = _plan(model, logmel)
     return model(logmel) if plan is None else _forward(plan, logmel)
 
 
 def _plan(model: OnsetVelocityBase, logmel: Tensor) -> Plan | None:
-    """What the kernels are to compute, None for the plain forward pass."""
+    """The plan for the kernels; None: use the plain forward pass."""
     if logmel.device.type != "cpu" or not model.training or model.onsets_frozen:
         return None
     usual_input = logmel.ndim == 3 and logmel.shape[1] == model.in_bins and logmel.dtype == torch.float32
-    several_values = usual_input and len(logmel) * (logmel.shape[2] - 1) > 1  # of each channel, for their statistics
+    several_values = usual_input and len(logmel) * (logmel.shape[2] - 1) > 1  # batch norms need two per channel
     if not (
         several_values and all(library(kernel.SOURCE) is not None for kernel in (sparse_conv, gated_norm, winograd))
     ):
         return None
     try:
-        plan = plan_network(model, training=True)  # at each step: it takes milliseconds, and layers may have changed
+        plan = plan_network(model, training=True)  # at every step (milliseconds), since layers may have changed
     except UnsupportedNetworkError as reason:
         warn_once(str(reason))
         return None
@@ -64,7 +64,7 @@ def _plan(model: OnsetVelocityBase, logmel: Tensor) -> Plan | None:
 
 
 def _is_equal(model: OnsetVelocityBase) -> bool:
-    """Compare both passes on random input: the code of a layer may have been changed, or the compiler may be wrong."""
+    """Compare both passes on random input, which detects modified layers and miscompiled kernels."""
     generator = torch.Generator().manual_seed(0)
     logmel = torch.randn(1, model.in_bins, CHECKED_FRAMES, generator=generator) * 20 - 40
     results = []
@@ -81,7 +81,7 @@ def _is_equal(model: OnsetVelocityBase) -> bool:
         results.append((logits.detach(), torch.cat([part.flatten() for part in parts])))
     for found, expected, largest in zip(*reversed(results), LARGEST_ERRORS, strict=True):
         if not (found - expected).norm() <= largest * expected.norm():
-            warn_once("their results for random input differ from those of the network in training")
+            warn_once("logits or gradients for random input differ between kernels and network")
             return False
     return True
 
@@ -98,7 +98,7 @@ def _forward(plan: Plan, logmel: Tensor) -> tuple[list[Tensor], Tensor]:
 
 
 def _run(steps: list[Step], x: Tensor) -> Tensor:
-    mean = None  # of x over f and t, where it is known
+    mean = None  # mean of x over f and t, if known
     for step in steps:
         match step:
             case Norm(layer) | Dropout(layer) | ToKeys(layer):
@@ -124,12 +124,12 @@ def _batch_norm(norm: SubSpectralNorm | nn.BatchNorm2d) -> nn.BatchNorm2d:
 
 
 def _context_aware(step: ContextAware, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """All convolutions in one go, the rest in another."""
+    """One kernel for all convolutions, one for norms, gates and activation."""
     maps = sparse_conv.sparse_conv(x, step.branches, step.weights)  # (b, 2 * n * channels, f, t)
     gates = step.module.se.fc(mean)  # (b, n * channels)
     return gated_norm.gated_norm_leaky_relu(maps, gates, step.inner_norms, _batch_norm(step.norm), step.slope)
 
 
 def _collapse_keys(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """The convolution that spans all keys, (b, c, keys, t) -> (b, c_out, 1, t): c * keys channels along time."""
+    """(b, c, keys, t) -> (b, c_out, 1, t): a convolution along time with c * keys input channels."""
     return time_conv(x.flatten(1, 2), transform_weight(conv.weight.flatten(1, 2))).unsqueeze(2)

@@ -1,11 +1,11 @@
-"""The network for a stream: new columns in, maps of the latest frames out, without computing the past again.
+"""Incremental inference for streams: new log-mel frames in, logits of the latest frames out.
 
-A convolution sees frames to both sides. At the newest end those to come are missing, as at the end of a recording, so
-the latest columns of each layer are computed again when more is there, until they are called settled. Of what is
-settled a layer keeps the columns of its input that its kernels reach.
+Convolutions depend on frames to both sides. The latest frames lack their right context, as at the end of a recording,
+so each layer recomputes them when more input arrives, until the caller declares them settled. Of the settled frames,
+each layer keeps as many input frames as its kernels reach.
 
-Gates of context-aware modules depend on the mean of their input over time. It is the mean over what was heard so far
-and, once that is more than ``GATE_FRAMES``, an exponentially forgetting one.
+The gates of context-aware modules depend on the mean of their input over time: here the mean over the stream so far
+and, after ``GATE_FRAMES``, an exponential moving average.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,10 +21,10 @@ GATE_FRAMES = 2000  # 48 s
 
 
 class Step(NamedTuple):
-    """A layer or several: ``run(x, mean) -> (y, mean of y or None)``, with as many frames out as in.
+    """One or more layers: ``run(x, mean) -> (y, mean of y or None)``; x and y have the same number of frames.
 
     :param reach: frames to either side that an output depends on
-    :param gated: whether ``mean`` (b, c), of the input over frequency and time, matters
+    :param gated: whether ``run`` needs ``mean`` (b, c), the input's mean over frequency and time
     """
 
     run: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
@@ -35,13 +35,13 @@ class Step(NamedTuple):
 class Parts(NamedTuple):
     """A network's parts as steps; see `OnsetVelocityBase`."""
 
-    stem: Sequence[Step]  # the norm of the spectrum first
+    stem: Sequence[Step]  # including specnorm
     onset_stages: Sequence[Sequence[Step]]
     velocity_stage: Sequence[Step]
 
 
 def plain_parts(model: OnsetVelocityBase) -> Parts:
-    """The network layer by layer, as it is written down."""
+    """The network in plain PyTorch, one step per layer."""
     stem = [_plain_step(layer) for part in (model.specnorm, model.stem) for layer in in_turn(part)]
     onset_stages = [[_plain_step(layer) for layer in in_turn(stage)] for stage in model.onset_stages]
     return Parts(stem, onset_stages, [_plain_step(layer) for layer in in_turn(model.velocity_stage)])
@@ -59,13 +59,13 @@ def _plain_step(layer: nn.Module) -> Step:
 
 
 def reach(layer: nn.Module) -> int:
-    """Frames to either side that an output of the layer's widest convolution depends on."""
+    """Frames to either side that the layer's widest convolution depends on."""
     convs = [module for module in layer.modules() if isinstance(module, nn.Conv2d)]
     return max((conv.dilation[1] * (conv.kernel_size[1] // 2) for conv in convs), default=0)
 
 
 class IncrementalNet:
-    """One stream through a network whose ``parts`` may be shared with other streams."""
+    """The state of one stream through a network; streams may share ``parts``."""
 
     def __init__(self, parts: Parts):
         self._stem = _Memory(parts.stem)
@@ -74,10 +74,10 @@ class IncrementalNet:
 
     @torch.inference_mode()
     def __call__(self, logmel: Tensor, settled: int) -> Tensor:
-        """Log-mel (b, mels, 1 + t) in dB -> onset and velocity logits (b, 2, keys, t) of all columns but the first.
+        """Log-mel (b, mels, 1 + t) in dB -> onset and velocity logits (b, 2, keys, t) of all frames but the first.
 
-        :param settled: of the t frames, how many from the first on will not come again; the next call has the last
-            of them as its first column
+        :param settled: how many of the t frames, counted from the first, are final; the next call must start with
+            the last of them
         """
         x = torch.stack([logmel[:, :, 1:], logmel.diff(dim=2)], dim=1)  # (b, 2, mels, t)
         features = self._stem(x, settled)  # (b, c, keys, t)
@@ -87,7 +87,7 @@ class IncrementalNet:
 
 
 class _Memory:
-    """Steps one after the other, with what each needs of the frames before."""
+    """A sequence of steps with the past input that each needs."""
 
     def __init__(self, steps: Sequence[Step]):
         self._steps = steps
@@ -95,7 +95,7 @@ class _Memory:
         self._means = [_RunningMean() if step.gated else None for step in steps]
 
     def __call__(self, x: Tensor, settled: int) -> Tensor:
-        """(b, c, f, t) -> the same frames; the first ``settled`` of them will not come again."""
+        """(b, c, f, t) -> output for the same frames; the first ``settled`` of them are final."""
         for i, (run, frames, _) in enumerate(self._steps):
             mean = self._means[i] and self._means[i](x, settled)
             if not frames:
@@ -113,7 +113,7 @@ class _Memory:
 
 
 class _RunningMean:
-    """Mean (b, c) over frequency and all time so far; forgets what is long ago."""
+    """Mean (b, c) over frequency and past time, an exponential moving average after ``GATE_FRAMES``."""
 
     def __init__(self) -> None:
         self._sum, self._frames = 0.0, 0.0

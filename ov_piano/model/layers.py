@@ -1,4 +1,4 @@
-"""Building blocks of the network. Axes: ``(b, channels, frequency or key, time)``."""
+"""Building blocks of the networks. Axes: ``(b, channels, frequency or key, time)``."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class SubSpectralNorm(nn.Module):
-    """Batch normalisation with own statistics for each channel and each bin of the frequency axis.
+    """Batch normalisation with separate statistics for each channel and frequency bin.
 
     Sub-spectral normalisation (arXiv 2103.13620) with one band per bin. Shapes ``(b, c, f, t)`` in and out.
     """
@@ -24,10 +24,10 @@ class SubSpectralNorm(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """One gate in 0..1 per output channel from the mean of the input over frequency and time.
+    """One gate in 0..1 per output channel, computed from the input's mean over frequency and time.
 
-    ``(b, c_in, f, t)`` -> ``(b, c_out, 1, 1)``. Because of the mean over time, the network's output for a
-    frame depends on the whole input it is part of.
+    ``(b, c_in, f, t)`` -> ``(b, c_out, 1, 1)``. Because of the mean over time, the network's output for each
+    frame depends on the whole input.
     """
 
     def __init__(self, in_channels: int, bottleneck: int, out_channels: int):
@@ -49,8 +49,8 @@ class ContextAwareModule(nn.Module):
 
     ``(b, in_channels, f, t)`` -> ``(b, n * channels, f, t)`` for n kernels; padding keeps f and t.
 
-    :param channels: of each dilated convolution
-    :param kernels: n odd sizes (f, t)
+    :param channels: output channels of each dilated convolution
+    :param kernels: n odd kernel sizes (f, t)
     :param dilations: n dilations (f, t)
     """
 
@@ -79,7 +79,7 @@ class ContextAwareModule(nn.Module):
 
 
 class FrequencyToKeys(nn.Module):
-    """A linear map of the frequency axis for each channel: ``(b, c, bins, t)`` -> ``(b, c, keys, t)``."""
+    """A linear map of the frequency axis per channel: ``(b, c, bins, t)`` -> ``(b, c, keys, t)``."""
 
     def __init__(self, channels: int, bins: int, keys: int):
         super().__init__()
@@ -92,7 +92,7 @@ class FrequencyToKeys(nn.Module):
 
 
 class ChannelsToKeys(nn.Module):
-    """``(b, keys, 1, t)`` -> ``(b, 1, keys, t)``: what the head computed as channels becomes the key axis."""
+    """``(b, keys, 1, t)`` -> ``(b, 1, keys, t)``: turn the head's channels into the key axis."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.permute(0, 2, 1, 3)
@@ -101,7 +101,7 @@ class ChannelsToKeys(nn.Module):
 def conv_bn_relu(
     in_channels: int, out_channels: int, kernel: tuple[int, int], dilation: tuple[int, int], momentum: float
 ) -> nn.Sequential:
-    """Convolution that keeps the size, batch norm, ReLU."""
+    """Convolution with "same" padding, batch norm, ReLU."""
     padding = tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, padding=padding, dilation=dilation, bias=False),
@@ -111,7 +111,7 @@ def conv_bn_relu(
 
 
 def conv1x1_head(widths: Sequence[int], momentum: float, slope: float, dropout: float) -> nn.Sequential:
-    """A perceptron over the channels of each frame, ``widths[0]`` -> ... -> ``widths[-1]`` logits."""
+    """An MLP over the channels of each frame, ``widths[0]`` -> ... -> ``widths[-1]`` logits."""
     layers = []
     for in_channels, out_channels in pairwise(widths[:-1]):
         layers += [
@@ -135,13 +135,13 @@ def spectral_stem(
     momentum: float,
     slope: float,
 ) -> nn.Sequential:
-    """Context-aware modules over frequency and time, then the keys: ``(b, 2, bins, t)`` -> ``(b, channels, keys, t)``.
+    """Context-aware modules, then `FrequencyToKeys`: ``(b, 2, bins, t)`` -> ``(b, channels, keys, t)``.
 
     :param channels: a multiple of the number of kernels
-    :param cams: number of context-aware modules in a row
-    :param kernels: sizes (bins, frames), one a dilated convolution
-    :param dilations: (bins, frames), one a dilated convolution
-    :param norm: makes a norm over ``(b, channels, bins, t)``
+    :param cams: number of context-aware modules in sequence
+    :param kernels: kernel size (bins, frames) of each dilated convolution
+    :param dilations: dilation (bins, frames) of each dilated convolution
+    :param norm: creates a norm over ``(b, channels, bins, t)``
     """
     return nn.Sequential(
         nn.Conv2d(2, channels, 3, padding=1, bias=False),
@@ -176,12 +176,12 @@ def cam_stage(
     slope: float,
     dropout: float,
 ) -> nn.Sequential:
-    """Context-aware modules along time, then a head that sees all keys: ``(b, c, keys, t)`` -> ``(b, 1, keys, t)``.
+    """Context-aware modules along time, then a head over all keys: ``(b, c, keys, t)`` -> ``(b, 1, keys, t)``.
 
-    :param channels: of each dilated convolution; the modules have ``len(widths)`` times as many
-    :param cams: number of context-aware modules in a row
-    :param widths: kernel widths in frames, one a dilated convolution
-    :param dilations: in frames, one a dilated convolution
+    :param channels: output channels of each dilated convolution; a module has ``len(widths)`` times as many
+    :param cams: number of context-aware modules in sequence
+    :param widths: kernel width in frames of each dilated convolution
+    :param dilations: dilation in frames of each dilated convolution
     :param head: channels of the head's hidden layers
     """
     inner = channels * len(widths)
@@ -208,7 +208,7 @@ def cam_stage(
 
 
 def in_turn(module: nn.Module) -> Iterator[nn.Module]:
-    """The layers of sequences within sequences, in the order in which they are applied."""
+    """The layers of nested ``nn.Sequential``s, in the order of application."""
     if isinstance(module, nn.Sequential):
         for layer in module:
             yield from in_turn(layer)
@@ -217,7 +217,7 @@ def in_turn(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def init_weights(module: nn.Module) -> None:
-    """Kaiming-normal weights and zero biases; gates of context-aware modules start open (biases 1)."""
+    """Kaiming-normal weights and zero biases; the gates of context-aware modules start open (biases 1)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight)

@@ -1,4 +1,4 @@
-"""The networks by name, and the one that a snapshot belongs to."""
+"""The networks by name, and loading of snapshots."""
 
 from functools import cache
 from pathlib import Path
@@ -19,12 +19,12 @@ LARGEST_BINS = 4096
 
 
 def load_network(path: str | Path, leaky_relu_slope: float = 0.1) -> OnsetVelocityBase:
-    """The network of the snapshot at ``path`` with its weights, in eval mode; ``in_bins`` is what it needs.
+    """Load the snapshot at ``path`` into a network of the matching class and ``in_bins``, in eval mode.
 
-    :raises InputError: no snapshot, or not one of our networks
+    :raises InputError: not a snapshot of a known network
     """
     state = read_snapshot(path)
-    network = network_of(state) or OnsetVelocityNet  # whose names the message will miss
+    network = network_of(state) or OnsetVelocityNet  # load_state then reports the missing names
     bins = _mel_bands(state)
     shape = {} if bins is None else {"in_bins": bins}
     return load_state(network(**shape, leaky_relu_slope=leaky_relu_slope, init=False), state, path).eval()
@@ -33,7 +33,7 @@ def load_network(path: str | Path, leaky_relu_slope: float = 0.1) -> OnsetVeloci
 def load_weights(path: str | Path, model: OnsetVelocityBase) -> None:
     """Load the weights at ``path`` into ``model``.
 
-    :raises InputError: no snapshot, or not one of this network; the model is then unchanged
+    :raises InputError: not a snapshot of this network; the model is then unchanged
     """
     state = read_snapshot(path)
     network = network_of(state)
@@ -43,7 +43,7 @@ def load_weights(path: str | Path, model: OnsetVelocityBase) -> None:
 
 
 def network_of(state: dict[str, Tensor]) -> type[OnsetVelocityBase] | None:
-    """The network that has the most names in common with ``state``; None if there are no such names."""
+    """The network that shares the most names with ``state``; None if none does."""
     in_common = {network: len(_names(network) & state.keys()) for network in NETWORKS.values()}
     found = max(in_common, key=in_common.get)
     return found if in_common[found] else None
@@ -56,8 +56,8 @@ def _names(network: type[OnsetVelocityBase]) -> frozenset[str]:
 
 
 def _mel_bands(state: dict[str, Tensor]) -> int | None:
-    """The mel bands that the input norm is for; None where there is no such norm."""
-    weight = state.get("specnorm.bn.weight")  # of the frames and of their differences
+    """The number of mel bands of the input norm; None if there is no such norm."""
+    weight = state.get("specnorm.bn.weight")  # (2 * mels,): frames and their differences
     if weight is None or weight.ndim != 1 or not 1 <= len(weight) // 2 <= LARGEST_BINS:
         return None
     return len(weight) // 2

@@ -1,7 +1,7 @@
-"""Threshold and shift at which a snapshot is meant to be used: a small YAML file that travels beside it.
+"""The operating point of a snapshot, its threshold and onset shift, in a YAML file beside it.
 
-``X.yaml`` belongs to ``X.torch`` and holds ``threshold`` (probability) and ``shift`` (seconds, added to onsets),
-found on validation recordings, and for the reader where they come from (commit, data, scores …).
+``X.yaml`` belongs to ``X.torch``. It contains ``threshold`` (probability) and ``shift`` (seconds, added to onsets),
+found on validation recordings, and records their origin (commit, data, scores …).
 """
 
 from pathlib import Path
@@ -14,25 +14,25 @@ from ov_piano.errors import InputError
 
 
 class OperatingPoint(NamedTuple):
-    """Probability from which on a peak is an event, and seconds to add to its onset."""
+    """Minimum probability of an event, and seconds to add to its onset."""
 
     threshold: float
     shift: float
 
 
-PUBLISHED = {  # of the published snapshots on MAESTRO v3, by network
+PUBLISHED = {  # published for MAESTRO v3, by network
     "OnsetVelocityNet": OperatingPoint(threshold=0.77, shift=-0.01),
     "OnsetsAndVelocities": OperatingPoint(threshold=0.74, shift=-0.01),
 }
 
 
 def operating_point_path(snapshot_path: str | Path) -> Path:
-    """Where the operating point of a snapshot is kept."""
+    """Path of a snapshot's operating point."""
     return Path(snapshot_path).with_suffix(".yaml")
 
 
 def write_operating_point(snapshot_path: str | Path, point: OperatingPoint, **facts: Any) -> Path:
-    """Write ``point`` beside the snapshot; ``facts`` (plain values) say where it comes from."""
+    """Write ``point`` beside the snapshot; ``facts`` (plain values) record its origin."""
     path = operating_point_path(snapshot_path)
     with atomic_write(path) as partial:
         content = {"threshold": float(point.threshold), "shift": float(point.shift), **facts}
@@ -41,9 +41,9 @@ def write_operating_point(snapshot_path: str | Path, point: OperatingPoint, **fa
 
 
 def read_operating_point(snapshot_path: str | Path) -> OperatingPoint | None:
-    """The point beside the snapshot, None where there is no such file.
+    """Read the operating point beside the snapshot; None if there is no such file.
 
-    :raises InputError: the file holds no threshold from 0 to 1 and shift in seconds
+    :raises InputError: the file contains no valid threshold and shift
     """
     path = operating_point_path(snapshot_path)
     if not path.is_file():

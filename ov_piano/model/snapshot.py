@@ -18,35 +18,35 @@ EXAMPLES = 3  # names spelled out in a message; the rest is counted
 
 
 def save_snapshot(model: nn.Module, path: str | Path) -> None:
-    """Write the weights of ``model``, on whatever device, in one piece."""
+    """Write the weights of ``model`` (on any device) atomically."""
     save_atomically({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, path)
 
 
 def save_atomically(content: Any, path: str | Path) -> None:
-    """``torch.save`` beside ``path``, then rename: the file is complete or is not there.
+    """``torch.save`` to a partial file, then rename it to ``path``.
 
-    What killed processes have left of such saves in the folder, tens of megabytes each, is deleted.
+    Also delete partial files of killed processes in the folder, tens of megabytes each.
 
-    :raises OSError: the file cannot be written, e.g. the disk is full; an earlier file stays as it was
+    :raises OSError: the file cannot be written, e.g. the disk is full; an existing file is unchanged
     """
     remove_partials(Path(path).parent)
-    serialized = io.BytesIO()  # torch.save reports a full disk as RuntimeError, and not always
+    serialized = io.BytesIO()  # torch.save does not reliably report a full disk
     torch.save(content, serialized)
     with atomic_write(path) as partial:
         partial.write_bytes(serialized.getbuffer())
 
 
 def load_snapshot(path: str | Path, model: Model) -> Model:
-    """Load the weights at ``path`` into ``model`` and return it; code in the file is never executed.
+    """Load the weights at ``path`` into ``model`` and return it; never executes code in the file.
 
-    :raises InputError: no snapshot, or not one of this network: names or shapes differ, values are not
-        finite. The model is then unchanged.
+    :raises InputError: not a snapshot of this network: names or shapes differ, or values are not finite. The
+        model is then unchanged.
     """
     return load_state(model, read_snapshot(path), path)
 
 
 def load_state(model: Model, state: dict[str, Tensor], path: str | Path) -> Model:
-    """As :func:`load_snapshot`, with what :func:`read_snapshot` found at ``path``."""
+    """Same as :func:`load_snapshot`, for a state dict that :func:`read_snapshot` read from ``path``."""
     expected = model.state_dict()
     missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
     if missing or unexpected:
@@ -60,7 +60,7 @@ def load_state(model: Model, state: dict[str, Tensor], path: str | Path) -> Mode
         if state[name].shape != wanted.shape or state[name].is_floating_point() != wanted.is_floating_point()
     ]
     if wrong:
-        raise InputError(f"{path}: snapshot with other shapes than {type(model).__name__}: {_some(wrong)}")
+        raise InputError(f"{path}: snapshot with shapes other than those of {type(model).__name__}: {_some(wrong)}")
     broken = [name for name, tensor in state.items() if not tensor.isfinite().all()]
     if broken:
         raise InputError(f"{path}: snapshot with values that are not finite in {_some(broken)}")
@@ -69,18 +69,18 @@ def load_state(model: Model, state: dict[str, Tensor], path: str | Path) -> Mode
 
 
 def read_snapshot(path: str | Path) -> dict[str, Tensor]:
-    """The tensors by name in the file; code in the file is never executed.
+    """Read the tensors by name; never executes code in the file.
 
-    :raises InputError: no snapshot
+    :raises InputError: not a snapshot
     """
     if not Path(path).is_file():
-        raise InputError(f"{path}: no such snapshot file")
+        raise InputError(f"{path}: snapshot not found")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # one line is said below
+            warnings.simplefilter("ignore")  # the error below is enough
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a broken or foreign file makes the unpickler raise
-        if isinstance(error, OSError) and error.filename:  # not readable for us
+    except Exception as error:  # the unpickler may raise anything on a damaged or foreign file
+        if isinstance(error, OSError) and error.filename:  # the file cannot be read
             raise
         raise InputError(
             f"{path}: not a snapshot: expected a saved state dict, found {_foreign(path, error)}"
@@ -96,12 +96,12 @@ def read_snapshot(path: str | Path) -> dict[str, Tensor]:
 
 
 def _foreign(path: str | Path, error: Exception) -> str:
-    """What kind of file the unpickler refused with ``error``."""
+    """What kind of file the unpickler rejected with ``error``."""
     if called := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"a pickle that calls {called[1]} (not executed)"
     with open(path, "rb") as file:
         is_pickle = file.read(1) == pickle.PROTO
-    return "a pickle of another kind (not executed)" if is_pickle else "another kind of file or a damaged one"
+    return "another kind of pickle (not executed)" if is_pickle else "another kind of file or a damaged one"
 
 
 def _is_plain_tensor(x: Any) -> bool:
@@ -113,7 +113,7 @@ def _describe(tensor: Tensor) -> str:
 
 
 def _some(names: Any) -> str:
-    """The first few names and how many more there are; an empty text for none."""
+    """The first few names and the number of the others; an empty string for no names."""
     names = sorted(map(str, names))
     more = f" and {len(names) - EXAMPLES} more" if len(names) > EXAMPLES else ""
     return ", ".join(names[:EXAMPLES]) + more

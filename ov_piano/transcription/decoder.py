@@ -1,4 +1,4 @@
-"""Onset-probability and velocity maps -> table of note events."""
+"""Onset probabilities and velocities -> table of note events."""
 
 import pandas as pd
 import torch
@@ -11,7 +11,7 @@ COLUMNS = ("batch_idx", "key", "t_idx", "prob", "vel")
 
 
 class Decoder:
-    """Peak picking: blur the probabilities over time, keep local maxima that reach a threshold."""
+    """Peak picking: smooth the probabilities over time and keep local maxima at or above a threshold."""
 
     def __init__(self, settings: DecoderSettings = DecoderSettings()):
         taps = torch.arange(settings.gauss_ksize, dtype=torch.float64) - settings.gauss_ksize // 2
@@ -20,16 +20,16 @@ class Decoder:
 
     @torch.no_grad()
     def __call__(self, onset_probs: Tensor, velocities: Tensor, threshold: float) -> pd.DataFrame:
-        """The events, sorted by batch entry, key and frame.
+        """Note events, sorted by batch entry, key and frame.
 
-        Which frames are maxima does not depend on the threshold, so the events for a higher threshold are
-        exactly the rows with ``prob >= threshold``. All frames of a flat maximum are events.
+        The threshold does not affect which frames are maxima, so the events for a higher threshold are exactly
+        the rows with ``prob >= threshold``. Every frame of a flat maximum is an event.
 
         :param onset_probs: (b, keys, t), 0..1
         :param velocities: (b, keys, t), 0..1
-        :returns: columns batch_idx, key, t_idx (int64), prob (blurred probability) and vel (mean over the
+        :returns: columns batch_idx, key, t_idx (int64), prob (smoothed probability) and vel (mean over the
             frames t-1, t, t+1, reflected at the ends; both float64)
-        :raises ValueError: the maps' shapes differ or have no frame
+        :raises ValueError: the shapes differ or have no frames
         """
         columns = (x.double() if x.is_floating_point() else x for x in self.peaks(onset_probs, velocities, threshold))
         return pd.DataFrame({name: column.cpu().numpy() for name, column in zip(COLUMNS, columns, strict=True)})
@@ -39,14 +39,14 @@ class Decoder:
         """The columns of the table, (events,) each."""
         if onset_probs.ndim != 3 or onset_probs.shape != velocities.shape or onset_probs.shape[2] == 0:
             raise ValueError(
-                "maps to decode: expected two of one shape (b, keys, 1 or more), "
+                "maps to decode: expected two of the same shape (b, keys, 1 or more), "
                 f"found {tuple(onset_probs.shape)} and {tuple(velocities.shape)}"
             )
         if onset_probs.device.type == "mps":  # which has no float64
             onset_probs, velocities = onset_probs.cpu(), velocities.cpu()
         blurred = self._blur(onset_probs.float())  # (b, keys, t)
         is_maximum = blurred == F.max_pool1d(blurred, kernel_size=3, stride=1, padding=1)
-        # In float64, as `prob` in the table: a threshold like 0.7 has no exact float32.
+        # In float64, like `prob` in the table: 0.7 has no exact float32.
         found = is_maximum & (blurred.double() >= threshold)
         batch_idx, key, frame = found.nonzero(as_tuple=True)  # (events,) each
         last = blurred.shape[2] - 1
@@ -57,11 +57,11 @@ class Decoder:
         return batch_idx, key, frame, blurred[batch_idx, key, frame], vel
 
     def _blur(self, x: Tensor) -> Tensor:
-        """Gaussian blur along time with zero padding; shape (b, keys, t) in and out."""
+        """Gaussian smoothing along time with zero padding; shape (b, keys, t) in and out."""
         t, reach = x.shape[2], self.kernel.numel() // 2
         padded = F.pad(x, (reach, reach))
         weights = self.kernel[reach:].tolist()
-        # Summed in mirrored pairs: equal neighbours stay exactly equal, whatever their order or the length of x.
+        # Summed in mirrored pairs, so that equal neighbours stay exactly equal.
         blurred = padded[:, :, reach : reach + t] * weights[0]
         for shift in range(1, reach + 1):
             before, after = padded[:, :, reach - shift :][:, :, :t], padded[:, :, reach + shift :][:, :, :t]

@@ -1,4 +1,4 @@
-"""Log-mel of any length -> table of note events, in bounded memory."""
+"""Log-mel of any length -> table of note events, in constant memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -11,7 +11,7 @@ from ov_piano.settings import Chunking
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.strided import Infer, Read, onset_velocity_pieces
 
-MAX_VELOCITY = 127  # MIDI velocity of the network's 1.0
+MAX_VELOCITY = 127  # MIDI velocity of a network output of 1.0
 
 
 def detect_events(
@@ -25,13 +25,13 @@ def detect_events(
     frame_secs: float = FRAME_SECS,
     progress: Callable[[float], None] = lambda secs: None,
 ) -> pd.DataFrame:
-    """Events of a whole recording, ordered by onset, then note.
+    """Note events of a whole recording, ordered by onset, then note.
 
     Columns: ``onset_secs``, ``note`` (MIDI), ``velocity`` (0-127, not rounded), ``prob``.
-    For the parameters see `onset_velocity_pieces`.
+    See `onset_velocity_pieces` for the other parameters.
 
-    :param threshold: probability from which on a peak is an event
-    :param progress: called with the duration of each chunk in seconds, once it is done
+    :param threshold: minimum probability of an event
+    :param progress: called after each chunk with its duration in seconds
     """
 
     def reporting(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -53,12 +53,12 @@ def detect_events(
 
 
 def decode_pieces(decoder: Decoder, pieces: Iterable[Tensor], threshold: float) -> Iterator[pd.DataFrame]:
-    """What ``decoder`` finds in the joined ``pieces`` (2, keys, t), as tables that follow one another in time.
+    """Events of consecutive ``pieces`` (2, keys, t), as if decoded in one go; yields tables in order of time.
 
-    An event depends on ``reach`` frames to either side, so each piece is decoded with the end of the one before.
+    An event depends on ``reach`` frames to either side, so each piece is decoded with the end of the previous one.
     """
     reach = len(decoder.kernel) // 2 + 1  # blur, then comparison with the neighbours
-    kept, begin, settled = None, 0, 0  # maps from frame `begin` on; events before frame `settled` are out
+    kept, begin, settled = None, 0, 0  # maps from frame `begin` on; events before frame `settled` are yielded
     for piece in pieces:
         kept = piece if kept is None else torch.cat([kept, piece], dim=2)
         ready = begin + kept.shape[2] - reach
@@ -71,7 +71,7 @@ def decode_pieces(decoder: Decoder, pieces: Iterable[Tensor], threshold: float) 
 
 
 def _decode(decoder: Decoder, maps: Tensor, threshold: float, begin: int, wanted: range) -> pd.DataFrame:
-    """Events of the ``wanted`` frames, of maps that begin at frame ``begin``."""
+    """Events within the ``wanted`` frames; ``maps`` start at frame ``begin``."""
     found = decoder(maps[None, 0], maps[None, 1], threshold)
     found["t_idx"] += begin
     return found[found["t_idx"].between(wanted.start, wanted.stop, inclusive="left")]

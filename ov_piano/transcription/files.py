@@ -1,4 +1,4 @@
-"""Files, folders and patterns as people give them -> recordings."""
+"""Files, folders and glob patterns -> recordings."""
 
 import glob
 import logging
@@ -31,15 +31,15 @@ log = logging.getLogger(__name__)
 
 
 def find_recordings(given: str | Iterable[str]) -> list[tuple[Path, Path]]:
-    """The recordings that ``given`` names, each with the name (no suffix) of its results below the output folder.
+    """The recordings that ``given`` matches, each with its output path (no suffix) relative to the output folder.
 
-    Each text is a file, a folder, a pattern such as ``music/**/*.wav``, or several of these: ``one.wav,two.flac`` or
-    ``[one.wav,two.flac]``. A recording in a folder keeps its place below it; one that a pattern matches, its place
-    below the folder where the pattern begins. A file whose name holds a comma or a bracket is one file if it exists.
+    Each item is a file, a folder, a pattern such as ``music/**/*.wav``, or several of these: ``one.wav,two.flac`` or
+    ``[one.wav,two.flac]``. Outputs keep the subfolders below a given folder, or below the fixed part of a pattern.
+    An existing file whose name contains a comma or bracket is taken as one file.
 
-    :raises InputError: a part that names nothing
+    :raises InputError: an item matches nothing
     """
-    found: dict[Path, tuple[Path, Path]] = {}  # a file given twice is one
+    found: dict[Path, tuple[Path, Path]] = {}  # by resolved path: a file given twice counts once
     for text in [given] if isinstance(given, str) else given:
         for part in _parts(text):
             path = Path(os.path.expanduser(part))
@@ -60,7 +60,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _matches(pattern: str) -> Iterator[tuple[Path, Path]]:
-    """The recordings that a pattern matches, with their names; all those of a folder that it matches."""
+    """The recordings that a pattern matches, with their output paths; a matching folder gives all of its own."""
     pattern = os.path.expanduser(pattern)
     fixed = pattern
     while glob.has_magic(fixed):
@@ -73,17 +73,17 @@ def _matches(pattern: str) -> Iterator[tuple[Path, Path]]:
 
 
 def _folder(folder: Path) -> list[tuple[Path, Path]]:
-    """The recordings in a folder and below, with their names; says which files would have to be converted first.
+    """The recordings in a folder and its subfolders, with their output paths; warns of files in unsupported formats.
 
-    :raises InputError: there are none
+    :raises InputError: no recordings found
     """
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and not file.name.startswith(".")]
     unreadable = [file for file in files if file.suffix.lower() in CONVERTIBLE]
     found = [(file, file.relative_to(folder).with_suffix("")) for file in files if _is_audio(file)]
     for file in unreadable:
-        log.warning("left out: %s", _conversion_hint(file))
+        log.warning("skipping %s", _conversion_hint(file))
     if not found:
-        raise InputError(_conversion_hint(unreadable[0]) if unreadable else f"{folder}: no audio file in this folder")
+        raise InputError(_conversion_hint(unreadable[0]) if unreadable else f"{folder}: no audio files in this folder")
     return found
 
 
@@ -92,13 +92,13 @@ def _is_audio(path: Path) -> bool:
 
 
 def _conversion_hint(path: Path) -> str:
-    return f"{path}: {path.suffix} files cannot be read, convert it first: ffmpeg -i {path.name} {path.stem}.wav"
+    return f"{path}: {path.suffix} is not supported; convert it first: ffmpeg -i {path.name} {path.stem}.wav"
 
 
 def recording_seconds(path: Path) -> float:
-    """The length of a recording.
+    """The duration of a recording.
 
-    :raises InputError: missing, empty, truncated, or not audio that can be read
+    :raises InputError: missing, empty, truncated, or in an unsupported format
     """
     try:
         return audio_info(path).seconds

@@ -1,7 +1,7 @@
-"""Note events -> standard MIDI file.
+"""Note events -> Standard MIDI File.
 
-The network finds onsets and velocities but no note lengths: a note lasts until the next
-onset of its key, but no longer than a given time.
+The network detects onsets and velocities but not offsets: a note ends at the next onset of
+its key or after a maximum duration.
 """
 
 import logging
@@ -14,10 +14,10 @@ import pandas as pd
 from ov_piano.atomic import atomic_write
 from ov_piano.errors import InputError
 
-TEMPO = 500_000  # microseconds a beat: 120 beats a minute, a MIDI file's default
+TEMPO = 500_000  # microseconds per beat: 120 bpm, the MIDI default
 TICKS_PER_BEAT = 960
 TICK_SECS = TEMPO / 1e6 / TICKS_PER_BEAT  # 0.52 ms
-NOTE_SECS = 0.5  # longest note
+NOTE_SECS = 0.5  # maximum note duration
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 def to_notes(events: pd.DataFrame, note_secs: float = NOTE_SECS) -> np.ndarray:
     """Events (``onset_secs``, ``note``, ``velocity``) -> (n, 4): onset s, offset s, MIDI note, velocity 1-127.
 
-    Ordered by onset, then note. Two events of one key at the same moment become the louder one.
+    Ordered by onset, then note. Of simultaneous events of one key, the loudest is kept.
 
-    :raises InputError: values that are not finite, a length that is not above 0
+    :raises InputError: values are not finite, or ``note_secs`` is not above 0
     """
     if not 0 < note_secs < np.inf:
         raise InputError(f"note_secs {note_secs}: expected a number above 0")
@@ -42,8 +42,8 @@ def to_notes(events: pd.DataFrame, note_secs: float = NOTE_SECS) -> np.ndarray:
 
 
 def to_midi(events: pd.DataFrame, note_secs: float = NOTE_SECS) -> mido.MidiFile:
-    """A type 1 file with a tempo track and a piano track, to ``TICK_SECS`` exact."""
-    changes = []  # (tick, is on, note, velocity): of one tick, ends come first
+    """A type 1 file with a tempo track and a piano track; times are rounded to ``TICK_SECS``."""
+    changes = []  # (tick, is on, note, velocity): at the same tick, note-offs sort first
     dropped = 0
     for onset, offset, note, velocity in to_notes(events, note_secs):
         begin, end = round(onset / TICK_SECS), round(offset / TICK_SECS)
@@ -52,7 +52,7 @@ def to_midi(events: pd.DataFrame, note_secs: float = NOTE_SECS) -> mido.MidiFile
             continue
         changes += [(begin, True, int(note), int(velocity)), (end, False, int(note), 0)]
     if dropped:
-        log.warning("%d notes shorter than half a millisecond left out", dropped)
+        log.warning("dropped %d notes shorter than half a millisecond", dropped)
     piano = mido.MidiTrack([mido.MetaMessage("track_name", name="Piano"), mido.Message("program_change", program=0)])
     last = 0
     for tick, is_on, note, velocity in sorted(changes):
@@ -66,6 +66,6 @@ def to_midi(events: pd.DataFrame, note_secs: float = NOTE_SECS) -> mido.MidiFile
 
 
 def write_midi(events: pd.DataFrame, path: str | Path, note_secs: float = NOTE_SECS) -> None:
-    """Write :func:`to_midi` in one piece: ``path`` is a complete file or is not there."""
+    """Write :func:`to_midi` to ``path`` atomically."""
     with atomic_write(path) as partial:
         to_midi(events, note_secs).save(partial)

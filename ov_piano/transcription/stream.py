@@ -1,4 +1,4 @@
-"""Audio of any length -> log-mel on disk, read back in parts, so that memory does not grow with the recording."""
+"""Audio of any length -> log-mel on disk, read back in chunks, so that memory use does not depend on its length."""
 
 import tempfile
 from collections.abc import Callable, Iterable
@@ -13,15 +13,15 @@ from ov_piano.data.audio import LARGEST_SAMPLE, RATES, LogMel, resample, resampl
 from ov_piano.errors import InputError
 from ov_piano.settings import LogMelSettings
 
-BLOCK = 400_000  # samples of an array that are transformed at once
+BLOCK = 400_000  # samples of an array to process at once
 MOST_CHANNELS = 64
 PCM = {np.dtype("u1"): (128, 2**7), np.dtype("i2"): (0, 2**15), np.dtype("i4"): (0, 2**31)}  # offset, full scale
 
 
 class SpooledLogMel:
-    """Log-mel of a whole recording in a temporary file (150 MB an hour), deleted with this object.
+    """Log-mel of a whole recording in a temporary file (150 MB per hour), deleted with this object.
 
-    The floor is relative to the recording's maximum, known only at its end; so :meth:`read` applies it.
+    :meth:`read` applies the floor, since it is relative to the maximum of the whole recording.
     """
 
     def __init__(self, blocks: Iterable[Tensor], mels: int, progress: Callable[[float], None]):
@@ -58,14 +58,14 @@ def spool_logmel(
     progress: Callable[[float], None] = lambda secs: None,
     mels: int = MELS,
 ) -> SpooledLogMel:
-    """The log-mel of a file, or of an array at ``sample_rate``.
+    """Log-mel of a file, or of an array at ``sample_rate``.
 
-    An array has the shape (samples,), (samples, channels) or (channels, samples); it holds floating-point numbers,
-    full scale 1, or integers as in PCM files: int16, int32, uint8.
-    ``mels`` is the number of bands, as the network needs them.
-    ``progress`` is called with the duration of each block in seconds, once it is read.
+    An array has the shape (samples,), (samples, channels) or (channels, samples) and contains floating-point numbers
+    with full scale 1, or PCM integers: int16, int32, uint8.
+    ``mels`` is the number of mel bands of the network.
+    ``progress`` is called after each block with its duration in seconds.
 
-    :raises InputError: audio that cannot be used: unreadable, not finite, too short
+    :raises InputError: the audio is unreadable, not finite or too short
     """
     logmel = LogMel(LogMelSettings(mels=mels))
     if not isinstance(audio, str | Path):
@@ -78,7 +78,7 @@ def spool_logmel(
 
 def _array_blocks(audio: np.ndarray | Tensor, sample_rate: float | None) -> Iterable[Tensor]:
     """Mono blocks at ``SAMPLE_RATE`` of a wave in memory."""
-    if sample_rate is None or sample_rate not in RATES:  # 44100.0 is in it
+    if sample_rate is None or sample_rate not in RATES:  # accepts 44100.0
         raise InputError(
             f"audio given as an array: expected its sample_rate in Hz, a whole number from {RATES[0]} to {RATES[-1]}, "
             f"found {sample_rate}"
@@ -88,7 +88,7 @@ def _array_blocks(audio: np.ndarray | Tensor, sample_rate: float | None) -> Iter
 
 
 def _mono(audio: np.ndarray | Tensor) -> np.ndarray:
-    """The mean over channels (samples,) float32, at full scale 1, of a wave as `spool_logmel` takes it."""
+    """Downmix an array that `spool_logmel` accepts: (samples,) float32 with full scale 1."""
     if isinstance(audio, Tensor):
         audio = audio.detach().cpu()
         audio = (audio.float() if audio.is_floating_point() else audio).numpy()
@@ -106,6 +106,6 @@ def _mono(audio: np.ndarray | Tensor) -> np.ndarray:
     offset, full_scale = PCM.get(wave.dtype.newbyteorder("="), (0, 1))
     wave = (wave.mean(axis=1, dtype=np.float64) if wave.ndim == 2 else wave).astype(np.float32)
     wave = (wave - offset) / np.float32(full_scale)
-    if len(wave) and not np.abs(wave).max() <= LARGEST_SAMPLE:  # false for NaN, too
-        raise InputError("audio given as an array: holds samples that are NaN, infinite or far beyond full scale")
+    if len(wave) and not np.abs(wave).max() <= LARGEST_SAMPLE:  # also catches NaN
+        raise InputError("audio given as an array: contains samples that are NaN, infinite or far beyond full scale")
     return wave

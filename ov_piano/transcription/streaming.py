@@ -1,4 +1,4 @@
-"""Blocks of samples as they arrive -> note events as they become final.
+"""Streaming transcription: blocks of samples in, note events out.
 
 stream = StreamingTranscriber()
 for block in microphone:
@@ -6,9 +6,9 @@ for block in microphone:
         print(event.onset_secs, event.note, event.velocity)
 rest = stream.flush()
 
-Network, decoder and operating point are those of `Transcriber`. With each hop the network computes the latest columns
-anew and keeps what it knows of those before (`IncrementalNet`); an event is final when a few columns after it, the
-look-ahead, have been heard.
+Network, decoder and operating point are those of `Transcriber`. At each hop the network recomputes the latest frames
+and reuses its state from earlier ones (`IncrementalNet`); an event is final once a few frames after it, the
+look-ahead, have arrived.
 """
 
 from collections import deque
@@ -29,20 +29,20 @@ from ov_piano.transcription.events import MAX_VELOCITY
 from ov_piano.transcription.transcriber import Transcriber
 
 MOST_GAIN_DB = 12.0
-SHOWN_COLUMNS = 250  # of the log-mel, kept for `take_logmel`: 6 s
-LATE_FRAMES = 1  # a peak may move by so much when more is heard, and is then reported late
-KEPT_MAPS = 8  # frames that the decoder looks at before those that it decides
-APART_FRAMES = 1  # two onsets of a key that are no further apart are one
-BLOCK = 16_000  # samples of a long block that are looked at together
+SHOWN_COLUMNS = 250  # log-mel frames kept for `take_logmel`: 6 s
+LATE_FRAMES = 1  # a peak may move by this much as more sound arrives, and is then reported late
+KEPT_MAPS = 8  # decoded frames that the decoder sees as context
+APART_FRAMES = 1  # onsets of a key no further apart than this count as one
+BLOCK = 16_000  # samples of a long block to process at once
 
 
 @dataclass(frozen=True)
 class StreamSettings:
-    """In frames of 24 ms.
+    """Frame counts of a stream; a frame is 24 ms.
 
-    :param past_frames: computed again together with the frames that are decided, of those before them
-    :param hop_frames: decided together: the network runs once in this time
-    :param look_ahead_frames: heard after them
+    :param past_frames: recomputed before the frames to decide
+    :param hop_frames: decided at once: the network runs once per hop
+    :param look_ahead_frames: needed after a frame to decide it
     """
 
     past_frames: int
@@ -57,9 +57,9 @@ class StreamSettings:
 
     @property
     def latency_secs(self) -> float:
-        """Longest time from a sound to its event, but for the time of computing.
+        """Maximum time from a sound to its event, without computing time.
 
-        Half the spectrogram's window, the look-ahead, and the wait for the other frames of the hop.
+        It is half the STFT window, the look-ahead, and the rest of the hop.
         """
         return WINDOW / 2 / SAMPLE_RATE + (self.look_ahead_frames + self.hop_frames - 1) * FRAME_SECS
 
@@ -69,7 +69,7 @@ FAST = StreamSettings(past_frames=12, hop_frames=1, look_ahead_frames=1)
 
 
 class StreamEvent(NamedTuple):
-    """A note that has begun."""
+    """A detected note onset."""
 
     onset_secs: float  # since the stream began
     note: int  # MIDI
@@ -78,15 +78,15 @@ class StreamEvent(NamedTuple):
 
 
 class StreamingTranscriber:
-    """One stream of audio. Many may share a `Transcriber`, each in a thread of its own.
+    """One audio stream. Several streams may share a `Transcriber`, each in its own thread.
 
-    ``threshold``, ``shift`` (seconds added to onsets) and ``gain_db`` may be set at any time. They hold from the
-    next computation on, for all that is not final yet; the gain then applies to all that the network hears,
-    earlier sound included, so that turning it makes no step that would look like an onset.
+    ``threshold``, ``shift`` (seconds added to onsets) and ``gain_db`` may be set at any time and take effect at the
+    next hop, for all events that are not final yet. The gain then also applies to earlier sound that the network
+    sees, since a step in level would look like an onset.
 
-    :param transcriber: None: with the snapshot that ships
-    :param threshold, shift: None: the transcriber's
-    :param gain_db: added to the input, -12 to 12
+    :param transcriber: None: one with the default snapshot
+    :param threshold, shift: None: those of the transcriber
+    :param gain_db: gain applied to the input, -12 to 12
     :raises InputError: a value out of range
     """
 
@@ -109,7 +109,7 @@ class StreamingTranscriber:
 
     @property
     def threshold(self) -> float:
-        """Probability from which on a peak is an event."""
+        """Minimum probability of an event."""
         return self._threshold
 
     @threshold.setter
@@ -120,7 +120,7 @@ class StreamingTranscriber:
 
     @property
     def gain_db(self) -> float:
-        """Added to the input."""
+        """Gain applied to the input, in dB."""
         return self._gain_db
 
     @gain_db.setter
@@ -136,26 +136,26 @@ class StreamingTranscriber:
 
     @property
     def seconds_done(self) -> float:
-        """The same in seconds of the stream."""
+        """Seconds of the stream whose events are final."""
         return self._done * FRAME_SECS
 
     def reset(self) -> None:
-        """Start a new stream, at 0 s and at any sampling rate; the settings stay."""
+        """Start a new stream at 0 s, at any sampling rate; keep the settings."""
         self._input: StreamLogMel | None = None
         self._sample_rate, self._ended = None, False
         self._net = IncrementalNet(self._transcriber.parts)
-        self._columns = torch.zeros(self._transcriber.mels, 0)  # of the log-mel: those not settled and one before
-        self._maps = torch.zeros(2, KEYS, 1)  # onset probabilities and velocities, the latest; frame 0 has none
+        self._columns = torch.zeros(self._transcriber.mels, 0)  # log-mel: unsettled frames and the one before
+        self._maps = torch.zeros(2, KEYS, 1)  # latest onset probabilities and velocities; 0 for frame 0
         self._maximum_db = -np.inf  # so far
         self._done = 0
         self._latest = np.full(KEYS, -APART_FRAMES - LATE_FRAMES - 1)  # frame of each key's latest event
         self._shown: deque[Tensor] = deque(maxlen=-(-SHOWN_COLUMNS // self.settings.hop_frames))
 
     def feed(self, samples: np.ndarray | Tensor, sample_rate: int) -> list[StreamEvent]:
-        """The events that became final with this block (n,) or (n, channels), ordered by onset.
+        """Add a block (n,) or (n, channels) and return the events that it makes final, ordered by onset.
 
-        :raises InputError: samples that cannot be used, another rate than before, a stream that was flushed; the
-            stream is then as it was before
+        :raises InputError: invalid samples, a changed sampling rate, or a stream that has ended; the stream is
+            then unchanged
         """
         if self._ended:
             raise InputError("the stream has ended: call reset() to start another")
@@ -176,7 +176,7 @@ class StreamingTranscriber:
         return events
 
     def flush(self) -> list[StreamEvent]:
-        """The remaining events: no more samples follow."""
+        """End the stream and return the remaining events."""
         if self._input is None or self._ended:
             return []
         self._append(self._input.finish(), last=True)
@@ -184,12 +184,12 @@ class StreamingTranscriber:
         return self._decide(self._input.columns)
 
     def take_logmel(self) -> Tensor:
-        """The log-mel's columns since the last call, (mels, n) in dB with gain and floor; at most the last 6 s."""
+        """Log-mel frames since the last call, (mels, n) in dB with gain and floor; at most the last 6 s."""
         columns = [self._shown.popleft() for _ in range(len(self._shown))]
         return self._scaled(torch.cat([self._columns[:, :0], *columns], dim=1))
 
     def _append(self, columns: Tensor, last: bool = False) -> None:
-        """Renew the maps with columns (mels, n) that follow those before; n is 0 at most for the ``last`` ones."""
+        """Update the maps with the next log-mel frames (mels, n); n may be 0 only for the ``last`` ones."""
         self._maximum_db = max([self._maximum_db, *columns.amax(0).tolist()])
         self._columns = torch.cat([self._columns, columns], dim=1)
         self._shown.append(columns)
@@ -199,26 +199,26 @@ class StreamingTranscriber:
         revised = 0 if last else self.settings.past_frames + self.settings.look_ahead_frames
         settled = max(0, frames - revised)
         logits = self._net(self._scaled(self._columns)[None].to(self._transcriber.device), settled)[0]
-        known = self._maps.shape[2] - max(0, frames - columns.shape[1])  # maps of frames before those computed now
+        known = self._maps.shape[2] - max(0, frames - columns.shape[1])  # maps to keep, before the recomputed ones
         self._maps = torch.cat([self._maps[:, :, max(0, known - KEPT_MAPS) : known], logits.sigmoid().cpu()], dim=2)
         self._columns = self._columns[:, settled:].clone()
 
     def _scaled(self, columns: Tensor) -> Tensor:
-        """With gain, and the floor below the maximum so far."""
+        """Apply the gain, and the floor below the maximum so far."""
         return columns.clamp(min=self._maximum_db - TOP_DB) + self._gain_db
 
     def _decide(self, until: int) -> list[StreamEvent]:
-        """Events of the frames that are not final yet and before ``until``."""
+        """Events of the undecided frames before ``until``."""
         if until <= self._done:
             return []
-        begin = self._input.columns - self._maps.shape[2]  # frame at which the maps begin
+        begin = self._input.columns - self._maps.shape[2]  # first frame of the maps
         onsets, velocities = self._maps[:, None]  # (1, keys, t) each
         _, keys, frames, probs, vels = self._transcriber.decoder.peaks(onsets, velocities, self._threshold)
         found = zip((frames + begin).tolist(), keys.tolist(), probs.tolist(), vels.tolist(), strict=True)
         events = []
         for frame, key, prob, vel in sorted(found):
             if self._done - LATE_FRAMES <= frame < until and frame > self._latest[key] + APART_FRAMES:
-                frame = max(frame, self._done)  # noqa: PLW2901 -- in order, also where one comes late
+                frame = max(frame, self._done)  # noqa: PLW2901 -- keeps late events in order
                 self._latest[key] = frame
                 onset_secs = max(0.0, frame * FRAME_SECS + self.shift)
                 events.append(StreamEvent(onset_secs, key + LOWEST_NOTE, vel * MAX_VELOCITY, prob))

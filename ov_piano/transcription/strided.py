@@ -1,4 +1,4 @@
-"""Inference on inputs of any length, piece by piece in bounded memory."""
+"""Inference on inputs of any length, in chunks and constant memory."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -15,7 +15,7 @@ Read = Callable[[int, int], Tensor]
 
 
 class Span(NamedTuple):
-    """A chunk ``begin:end`` of the input, and the frames ``keep_begin:keep_end`` it is computed for."""
+    """A chunk ``begin:end`` of the input, and its frames ``keep_begin:keep_end`` to keep."""
 
     begin: int
     end: int
@@ -24,10 +24,10 @@ class Span(NamedTuple):
 
 
 def chunk_spans(frames: int, chunking: Chunking) -> Iterator[Span]:
-    """Chunks that together keep each of ``frames`` frames once, in order.
+    """Overlapping chunks that together keep each of ``frames`` frames once, in order.
 
-    A chunk gives up half of the overlap at each end where another chunk goes on. Without overlap it reads
-    one frame more before its begin, as the network's output lacks the first frame of its input.
+    Each chunk discards half of the overlap at an end that it shares with a neighbour. Without overlap it reads
+    one extra frame at its start, since the network's output lacks the first frame of its input.
     """
     margin = chunking.overlap // 2
     for begin in range(0, max(1, frames - chunking.overlap), chunking.size - chunking.overlap):
@@ -42,18 +42,18 @@ def chunk_spans(frames: int, chunking: Chunking) -> Iterator[Span]:
 
 @torch.no_grad()
 def onset_velocity_pieces(infer: Infer, read: Read, frames: int, chunking: Chunking) -> Iterator[Tensor]:
-    """Onset probabilities and velocities of a recording, piece after piece: (2, keys, t) in 0..1 each.
+    """Onset probabilities and velocities of a recording in consecutive pieces, (2, keys, t) in 0..1 each.
 
-    The network lacks its input's first frame, which is 0 here. Its output depends a little on the whole
-    chunk (gates of the context-aware modules), so that maps differ slightly between chunk sizes.
+    The network's output lacks the first frame, which is 0 here. It depends slightly on the whole chunk
+    (through the gates of the context-aware modules), so results differ slightly between chunk sizes.
 
     :param infer: log-mel (1, mels, t) -> onset logits and velocity logits, both (1, keys, t-1), on any device
-    :param read: the log-mel from a frame to before another, (mels, t) in dB
-    :param frames: of the whole recording, at least 1
+    :param read: (begin, end) -> log-mel of these frames, (mels, t) in dB
+    :param frames: number of frames of the recording, at least 1
     """
     for begin, end, keep_begin, keep_end in chunk_spans(frames, chunking):
         logmel = read(begin, end)[None]  # (1, mels, t)
-        if end - begin < 2:  # a recording of one frame
+        if end - begin < 2:  # a one-frame recording
             yield logmel.new_zeros(2, KEYS, end - begin)
             continue
         logits = torch.cat(infer(logmel)).float()  # (2, keys, t-1)

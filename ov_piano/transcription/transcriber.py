@@ -1,6 +1,6 @@
-"""A snapshot ready for use: audio in, table of note events out.
+"""Transcribe recordings: audio in, table of note events out.
 
-transcriber = Transcriber()                      # the snapshot that ships
+transcriber = Transcriber()                      # the default snapshot
 events = transcriber("recording.wav")            # onset_secs, note, velocity, prob
 events = transcriber(wave, sample_rate=44_100)   # numpy array or tensor
 """
@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 def load_model(
     snapshot: str | Path | None = None, device: str = "cpu", leaky_relu_slope: float = 0.1
 ) -> OnsetVelocityBase:
-    """The network of ``snapshot`` (None: the one that ships) with its weights, in eval mode.
+    """Load the network of ``snapshot`` (None: the default one) with its weights, in eval mode.
 
-    The file says which of the published networks it is, and for how many mel bands (``in_bins``).
+    The weights determine which published network it is and its number of mel bands (``in_bins``).
     """
     return load_network(snapshot or default_snapshot(), leaky_relu_slope).to(select_device(device))
 
@@ -43,14 +43,14 @@ def load_model(
 class Transcriber:
     """Network, decoder and operating point of one snapshot.
 
-    :param snapshot: file of weights; None: the one that ships
-    :param threshold: probability from which on a peak is an event; None: the snapshot's own
+    :param snapshot: path to the weights; None: the default snapshot
+    :param threshold: minimum probability of an event; None: the snapshot's own
     :param shift: seconds added to every onset; None: the snapshot's own
     :param device: "cpu", "cuda", "cuda:1" …
-    :param chunking: frames that the network sees at once; default: 300 s, 11 s of them shared with the next chunk
-    :param leaky_relu_slope: as in the snapshot's training
-    :param fast: rearrange the network for speed; False: compute it as it is written down
-    :raises InputError: a file or value that cannot be used
+    :param chunking: how to split long recordings; default: chunks of 300 s with an overlap of 11 s
+    :param leaky_relu_slope: the value used in training the snapshot
+    :param fast: use the optimised kernels on the CPU; False: plain PyTorch
+    :raises InputError: an invalid file or value
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Transcriber:
         if point is None and None in (threshold, shift):
             point = PUBLISHED[type(model).__name__]
             log.warning(
-                "no operating point beside %s: unless given, the published threshold %g and shift %g s stand in",
+                "no operating point found for %s: using the published threshold %g and shift %g s unless given",
                 self.snapshot,
                 *point,
             )
@@ -91,17 +91,17 @@ class Transcriber:
         self.shift = point.shift if shift is None else shift
 
     def __call__(self, audio: str | Path | np.ndarray | Tensor, sample_rate: float | None = None) -> pd.DataFrame:
-        """The note events of a file, or of an array at ``sample_rate``, of any shape that `spool_logmel` takes.
+        """Transcribe a file, or an array at ``sample_rate``; see `spool_logmel` for the accepted arrays.
 
-        Ordered by onset; columns ``onset_secs``, ``note`` (MIDI), ``velocity`` (0-127), ``prob``.
-        Memory does not grow with a file's length.
+        Returns note events ordered by onset: ``onset_secs``, ``note`` (MIDI), ``velocity`` (0-127), ``prob``.
+        Memory use does not depend on the length of a file.
 
-        :raises InputError: audio that cannot be used
+        :raises InputError: the audio cannot be read or is invalid
         """
         return self.detect(spool_logmel(audio, sample_rate, mels=self.mels))
 
     def detect(self, logmel: SpooledLogMel, progress: Callable[[float], None] = lambda secs: None) -> pd.DataFrame:
-        """The same from a log-mel; ``progress`` is called with the duration of each chunk in seconds."""
+        """Transcribe a log-mel; ``progress`` is called with the duration of each chunk in seconds."""
         events = detect_events(
             lambda chunk: self.infer(chunk.to(self.device)),
             self.decoder,

@@ -1,5 +1,5 @@
-// Elementwise parts of context-aware modules with the norm and the leaky ReLU that follow, fused: each pass reads the
-// maps once, and recomputes what is cheaper to compute than to read. Passes differ in what they yield.
+// Fused elementwise parts of a context-aware module and the norm and leaky ReLU after it: each pass reads the maps
+// once and recomputes what is cheaper to compute than to read. Passes differ in their output.
 //
 //   z = relu(skip_scale * skip + skip_shift) + gate * relu(scale * context + shift)     (or z = the map, without gates)
 //   u = norm_scale * z + norm_shift
@@ -8,7 +8,7 @@
 
 struct Channel {  // one for each (b, c)
     float scale, shift, skip_scale, skip_shift, gate;
-    float mean_gradient;                                    // of the mean of `out`, a frame and bin
+    float mean_gradient;                                    // gradient of the mean of `out`, per frame and bin
     float p, q, r;                                          // gradient of context = p * mask * dz + q * context + r
     float skip_p, skip_q, skip_r;                           // gradient of skip, likewise
 };
@@ -21,7 +21,7 @@ enum Pass { SUMS_OF_Z, OUT, SUMS_OF_DU, SUMS_OF_DZ, GRADIENT };
 
 struct Maps {
     const float *maps;      // (b, 2 c, f, t): context and skip; or (b, c, f, t) without gates
-    const float *gradient;  // of out, (b, c, f, t)
+    const float *gradient;  // gradient of out, (b, c, f, t)
     const Channel* channels;
     const Bin* bins;
     float *out;   // (b, c, f, t), or the gradient of maps
@@ -89,7 +89,7 @@ template <bool GATED> static void run(const Maps& m, int pass) {
     if (pass == GRADIENT) run<GRADIENT, GATED>(m);
 }
 
-extern "C" int gated_norm(const Maps* maps, int pass, int gated) {  // 1: no such pass, nothing was computed
+extern "C" int gated_norm(const Maps* maps, int pass, int gated) {  // returns 1 for an unknown pass
     if (pass < SUMS_OF_Z || pass > GRADIENT) return 1;
     gated ? run<true>(*maps, pass) : run<false>(*maps, pass);
     return 0;

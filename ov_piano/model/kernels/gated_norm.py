@@ -1,6 +1,6 @@
-"""Norm and leaky ReLU, with the gated sum of a context-aware module before them, computed by ``gated_norm.cpp``.
+"""Batch norm and leaky ReLU, optionally after the gated sum of a context-aware module, in ``gated_norm.cpp``.
 
-Training mode only: statistics are those of the batch, and running statistics are updated.
+For training only: uses batch statistics and updates the running ones.
 """
 
 import ctypes
@@ -23,13 +23,13 @@ class _Pass(IntEnum):
 
 
 class _Channel(IntEnum):
-    """Columns of the table of channels, struct Channel in the source."""
+    """Columns of the channel table: ``struct Channel`` in the source."""
 
     SCALE, SHIFT, SKIP_SCALE, SKIP_SHIFT, GATE, MEAN_GRADIENT, P, Q, R, SKIP_P, SKIP_Q, SKIP_R = range(12)
 
 
 class _Bin(IntEnum):
-    """Columns of the table of bins, struct Bin in the source."""
+    """Columns of the bin table: ``struct Bin`` in the source."""
 
     SCALE, SHIFT, P, Q, R = range(5)
 
@@ -43,7 +43,7 @@ class _Maps(ctypes.Structure):
 
 
 class _Norm(NamedTuple):
-    """A batch norm's statistics; shapes (channels,), or (c, f) with own statistics for each bin."""
+    """A batch norm's statistics; shapes (channels,), or (c, f) with separate statistics per bin."""
 
     scale: Tensor  # weight / standard deviation
     shift: Tensor  # bias - mean * scale
@@ -53,7 +53,7 @@ class _Norm(NamedTuple):
 
     @classmethod
     def of(cls, sums: Tensor, squares: Tensor, count: int, weight: Tensor, bias: Tensor, norms: Sequence) -> "_Norm":
-        """From sums over the batch; the running statistics of ``norms``, of consecutive channels, are updated."""
+        """From sums over the batch; updates the running statistics of ``norms``, which cover consecutive channels."""
         mean = sums.double() / count
         var = (squares.double() / count - mean.square()).clamp(min=0)
         inverse = (var + norms[0].eps).rsqrt()
@@ -63,8 +63,8 @@ class _Norm(NamedTuple):
         return cls(*(x.float() for x in (scale, shift, mean, inverse)), count)
 
     def backward(self, sums: Tensor, products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """From sums of the output's gradient and of its products with the input: the gradient of the weight, and
-        the factors q and r of the gradient of the input, ``scale * gradient + q * input + r``."""
+        """From sums of the output's gradient and of its products with the input: the weight's gradient, and q and r
+        of the input's gradient ``scale * gradient + q * input + r``."""
         weight = self.inverse * (products - self.mean * sums)
         q = -self.scale * self.inverse * weight / self.count
         return weight, q, -self.scale * sums / self.count - q * self.mean
@@ -95,8 +95,8 @@ def gated_norm_leaky_relu(
 
     :param maps: (b, 2 * c, f, t), context and skip before their norms
     :param gates: (b, c)
-    :param inner_norms: of consecutive channels of ``maps``
-    :param norm: of c channels, or of c * f as in `SubSpectralNorm`
+    :param inner_norms: norms of consecutive channels of ``maps``
+    :param norm: over c channels, or c * f as in `SubSpectralNorm`
     """
     weight = torch.cat([inner.weight for inner in inner_norms])
     bias = torch.cat([inner.bias for inner in inner_norms])
@@ -172,7 +172,7 @@ class _GatedNormLeakyRelu(Function):
 
 
 def _normalise(maps, channels, weight, bias, norm, slope, gated) -> tuple[Tensor, Tensor, _Norm]:
-    """Output of the norm and the leaky ReLU, its mean (b, c), and the norm's statistics."""
+    """Output after norm and leaky ReLU, its mean (b, c), and the norm's statistics."""
     b, c = channels.shape[:2]
     _, _, f, t = maps.shape
     sums = _run(_Pass.SUMS_OF_Z, maps, channels, _bin_table(c, f), slope, gated=gated).sum(dim=0, dtype=torch.double)
@@ -187,7 +187,7 @@ def _normalise(maps, channels, weight, bias, norm, slope, gated) -> tuple[Tensor
 
 
 def _outer_backward(maps, gradient, channels, statistics, slope, gated) -> tuple[Tensor, Tensor, Tensor]:
-    """The table that the gradient of the norm's input follows from, and the gradients of its weight and bias."""
+    """The bin table for the gradient of the norm's input, and the gradients of its weight and bias."""
     bins = _bin_table(channels.shape[1], maps.shape[2])
     bins[..., _Bin.SCALE], bins[..., _Bin.SHIFT] = _to_bins(statistics.scale), _to_bins(statistics.shift)
     sums = _run(_Pass.SUMS_OF_DU, maps, channels, bins, slope, gradient=gradient, gated=gated).sum(dim=0)  # (c, f, 4)
@@ -199,7 +199,7 @@ def _outer_backward(maps, gradient, channels, statistics, slope, gated) -> tuple
 
 
 def _to_bins(per_norm: Tensor) -> Tensor:
-    """(c,) -> (c, 1); (c, f) as it is."""
+    """(c,) -> (c, 1); (c, f) unchanged."""
     return per_norm if per_norm.ndim == 2 else per_norm[:, None]
 
 
@@ -212,7 +212,7 @@ def _bin_table(c: int, f: int) -> Tensor:
 
 
 def _run(which, maps, channels, bins, slope, gradient=None, out=None, gated=True) -> Tensor:
-    """One pass; returns the sums over time, (b, c, f, 4)."""
+    """Run one pass; returns the sums over time, (b, c, f, 4)."""
     b, c = channels.shape[:2]
     _, _, f, t = maps.shape
     sums = maps.new_empty(b, c, f, 4)

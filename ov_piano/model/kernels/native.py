@@ -1,4 +1,4 @@
-"""The project's C++ source, compiled on first use with the machine's own compiler."""
+"""Compile the C++ sources on first use with the machine's own compiler."""
 
 import ctypes
 import hashlib
@@ -22,9 +22,9 @@ FLAGS += ["-std=c++17", "-fopenmp", "-fPIC", "-shared"]
 
 @cache
 def library(source: Path) -> ctypes.CDLL | None:
-    """``source`` compiled and loaded, or None where that is impossible; it is kept in the user's cache folder.
+    """Compile ``source`` into the user's cache folder and load it; None if that is impossible.
 
-    OV_PIANO_NATIVE=0 in the environment turns it off.
+    OV_PIANO_NATIVE=0 in the environment disables it.
     """
     if os.environ.get("OV_PIANO_NATIVE", "1") == "0" or (compiler := _compiler()) is None:
         return None
@@ -36,18 +36,18 @@ def library(source: Path) -> ctypes.CDLL | None:
             _compile(compiler, source, path)
         return ctypes.CDLL(str(path))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home folder
-        log.warning("%s: not compiled (%s), PyTorch's operators are used instead", source.name, _reason(error))
+        log.warning("%s: compilation failed (%s); using plain PyTorch instead", source.name, _reason(error))
         return None
 
 
 @cache
 def _compiler() -> str | None:
-    """The machine's C++ compiler, by its path."""
+    """Path of the machine's C++ compiler."""
     if sys.platform == "win32":
         return None
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
     if compiler is None:
-        log.warning("no C++ compiler (g++ or CXX): on the CPU the network runs about four times as long")
+        log.warning("no C++ compiler found (g++ or CXX): on the CPU the network takes about four times as long")
     return compiler
 
 
@@ -59,11 +59,11 @@ def _compile(compiler: str, source: Path, path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why there is no library: the compiler's first error, if it was the compiler that failed."""
+    """Why there is no library: the compiler's first error if the compiler failed."""
     if not isinstance(error, subprocess.CalledProcessError):
         return str(error)
-    said = error.stderr.decode(errors="replace").splitlines()
-    return next((line for line in said if "error" in line), f"{error.cmd[0]}: exit status {error.returncode}")
+    lines = error.stderr.decode(errors="replace").splitlines()
+    return next((line for line in lines if "error" in line), f"{error.cmd[0]}: exit status {error.returncode}")
 
 
 def _cache_folder() -> Path:
@@ -71,7 +71,7 @@ def _cache_folder() -> Path:
 
 
 def _processor() -> str:
-    """What ``-march=native`` depends on."""
+    """The processor model and features, which ``-march=native`` depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return "\n".join(line for line in lines[:30] if line.startswith(("model name", "flags", "Features")))
@@ -80,5 +80,5 @@ def _processor() -> str:
 
 
 def pointer(tensor: Tensor) -> ctypes.c_void_p:
-    """Where the values of a contiguous tensor start."""
+    """Address of the first value of a contiguous tensor."""
     return ctypes.c_void_p(tensor.data_ptr())

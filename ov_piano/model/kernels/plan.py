@@ -1,8 +1,8 @@
-"""A network as the steps that the kernels compute, made from what each of its layers says of itself.
+"""Translate a network into steps that the kernels compute.
 
-The kernels assume much of a network: kernel sizes, dilations, activations, norms … :func:`plan_network` checks all of
-it, and what it does not recognise it refuses. A network that was altered is thus computed by PyTorch, as it is
-written down, rather than wrongly.
+The kernels make many assumptions: kernel sizes, dilations, activations, norms … :func:`plan_network` checks all of
+them and rejects what it does not recognise, so that a modified network runs in plain PyTorch rather than giving
+wrong results.
 """
 
 import logging
@@ -36,12 +36,12 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 class UnsupportedNetworkError(Exception):
-    """What in a network the kernels do not know."""
+    """The network contains something that the kernels do not support."""
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A norm by itself."""
+    """A norm without a leaky ReLU."""
 
     layer: nn.BatchNorm2d | SubSpectralNorm
 
@@ -66,7 +66,7 @@ class ContextAware:
 
     @property
     def branches(self) -> list[Branch]:
-        """Of the dilated convolutions, then of the pointwise path in as many blocks."""
+        """One per dilated convolution, then the pointwise path split into as many blocks."""
         dilated = [Branch(*hdc[0].kernel_size, hdc[0].dilation[1]) for hdc in self.module.hdcs]
         return dilated + [POINTWISE] * len(dilated)
 
@@ -78,7 +78,7 @@ class ContextAware:
 
     @property
     def inner_norms(self) -> list[nn.BatchNorm2d]:
-        """Of the dilated convolutions and of the pointwise path."""
+        """Norms of the dilated convolutions and of the pointwise path."""
         return [hdc[1] for hdc in self.module.hdcs] + [self.module.skip[1]]
 
 
@@ -102,7 +102,7 @@ class SmallConv:
 
 @dataclass(frozen=True)
 class FrequencyMap:
-    """A linear map of the frequency axis for each channel, a norm, leaky ReLU."""
+    """A linear map of the frequency axis per channel, a norm, leaky ReLU."""
 
     module: FrequencyToKeys
     norm: nn.BatchNorm2d
@@ -125,7 +125,7 @@ class CollapseKeys:
 
 @dataclass(frozen=True)
 class Pointwise:
-    """A 1 x 1 convolution of one row with a norm and leaky ReLU, or with a bias."""
+    """A 1 x 1 convolution of one row, followed by a norm and leaky ReLU or with a bias."""
 
     conv: nn.Conv2d
     norm: nn.BatchNorm2d | None
@@ -139,15 +139,15 @@ Step = Norm | Dropout | ToKeys | ContextAware | SmallConv | FrequencyMap | Colla
 class Plan:
     """The steps of each part of a network."""
 
-    stem: list[Step]  # with the norm of the input
+    stem: list[Step]  # including specnorm
     onset_stages: list[list[Step]]
     velocity_stage: list[Step]
 
 
 def supports(model: OnsetVelocityBase, *, training: bool = False) -> bool:
-    """Whether the kernels compute ``model`` as it is written down; what is in the way is logged, once each.
+    """Whether the kernels support ``model``; if not, the reason is logged once.
 
-    :param training: for the forward and backward pass of training rather than for inference
+    :param training: check for training (forward and backward pass) rather than for inference
     """
     try:
         plan_network(model, training=training)
@@ -159,14 +159,14 @@ def supports(model: OnsetVelocityBase, *, training: bool = False) -> bool:
 
 @cache
 def warn_once(reason: str) -> None:
-    """One line on why PyTorch's operators take over."""
-    log.warning("computed by PyTorch, without the optimised kernels: %s", reason)
+    """Log why plain PyTorch is used."""
+    log.warning("using plain PyTorch instead of the optimised kernels: %s", reason)
 
 
 def plan_network(model: OnsetVelocityBase, *, training: bool = False) -> Plan:
-    """The steps of ``model``.
+    """Translate ``model`` into steps.
 
-    :raises UnsupportedNetworkError: the kernels would not compute what ``model`` does
+    :raises UnsupportedNetworkError: the kernels do not support ``model``
     """
     names = {module: name or type(model).__name__ for name, module in model.named_modules()}
     _check_modules(model, names, training)
@@ -183,12 +183,12 @@ def plan_network(model: OnsetVelocityBase, *, training: bool = False) -> Plan:
         raise UnsupportedNetworkError("layers that are not registered as modules")
     for module, name in names.items():
         if module not in planner.planned and type(module) not in CONTAINERS and module is not model:
-            raise UnsupportedNetworkError(f"{name}: not part of the layers in turn")
+            raise UnsupportedNetworkError(f"{name}: not in the sequence of layers")
     return Plan(stem, onset_stages, velocity_stage)
 
 
 def _check_modules(model: OnsetVelocityBase, names: dict[nn.Module, str], training: bool) -> None:
-    """What is assumed of each module by itself."""
+    """Check the assumptions about each module by itself."""
     for method in ("forward", "infer", "_onsets", "__call__"):
         if getattr(type(model), method, None) is not getattr(OnsetVelocityBase, method):
             raise UnsupportedNetworkError(f"{type(model).__name__}.{method}: overridden")
@@ -199,9 +199,9 @@ def _check_modules(model: OnsetVelocityBase, names: dict[nn.Module, str], traini
         if any(getattr(module, hooks) for hooks in HOOKS):
             raise UnsupportedNetworkError(f"{name}: has hooks")
         if "forward" in vars(module):
-            raise UnsupportedNetworkError(f"{name}: forward is replaced")
+            raise UnsupportedNetworkError(f"{name}: forward has been replaced")
         if module is not model and module not in gates and type(module) not in (*CONTAINERS, *LAYERS, *OUR_LAYERS):
-            raise UnsupportedNetworkError(f"{name}: {type(module).__name__} is no layer that they know")
+            raise UnsupportedNetworkError(f"{name}: unsupported layer {type(module).__name__}")
         if training and module.training is not model.training:
             raise UnsupportedNetworkError(f"{name}: not in training mode")
         if type(module) is nn.BatchNorm2d and (module.weight is None or module.running_mean is None):
@@ -212,7 +212,7 @@ def _check_modules(model: OnsetVelocityBase, names: dict[nn.Module, str], traini
 
 
 class _Planner:
-    """Turns the layers of a part into steps; knows the shape (b, channels, bins, t) that it has come to."""
+    """Translates the layers of a part into steps and keeps track of the shape (b, channels, bins, t)."""
 
     def __init__(self, names: dict[nn.Module, str]):
         self.names = names
@@ -231,7 +231,7 @@ class _Planner:
             elif type(layer) is nn.Dropout:
                 steps.append(Dropout(layer))
             elif type(layer) is ChannelsToKeys:
-                self._expect(layer, self.bins == 1, "expected after the keys have become channels")
+                self._expect(layer, self.bins == 1, "expected only where keys are channels")
                 self.channels, self.bins = 1, self.channels
                 steps.append(ToKeys(layer))
             elif type(layer) is ContextAwareModule:
@@ -243,19 +243,21 @@ class _Planner:
             elif type(layer) is nn.Conv2d:
                 steps.append(self._conv(layer, layers))
             else:
-                self._expect(layer, False, f"{type(layer).__name__} at a place where they know none")
+                self._expect(layer, False, f"{type(layer).__name__} not supported at this place")
         return steps
 
     def check_logits(self, what: str, keys: int) -> None:
         if (self.channels, self.bins) != (1, keys):
-            raise UnsupportedNetworkError(f"{what}: {self.channels} x {self.bins} outputs a frame, expected 1 x {keys}")
+            raise UnsupportedNetworkError(
+                f"{what}: {self.channels} x {self.bins} outputs per frame, expected 1 x {keys}"
+            )
 
     def _expect(self, layer: nn.Module, holds: bool, otherwise: str) -> None:
         if not holds:
             raise UnsupportedNetworkError(f"{self.names.get(layer, type(layer).__name__)}: {otherwise}")
 
     def _norm_leaky_relu(self, layer: nn.Module, layers: deque[nn.Module]) -> tuple[nn.Module, float]:
-        """The norm and the slope that follow ``layer``."""
+        """The norm after ``layer`` and the slope of the leaky ReLU after that."""
         norm, leaky_relu = (layers.popleft() if layers else None for _ in range(2))
         follow = type(norm) in (nn.BatchNorm2d, SubSpectralNorm) and type(leaky_relu) is nn.LeakyReLU
         self._expect(layer, follow, "expected a norm and a leaky ReLU after it")
@@ -276,18 +278,18 @@ class _Planner:
     def _check_conv(
         self, conv: nn.Conv2d, kernel: tuple[int, int], padding: tuple[int, int], dilation=(1, 1), groups=1, bias=False
     ) -> None:
-        """The convolution is one over ``channels`` with exactly these settings."""
+        """Check that the convolution has ``self.channels`` inputs and exactly these settings."""
         found = (conv.in_channels, conv.kernel_size, conv.padding, conv.dilation, conv.groups, conv.stride)
         expected = (self.channels, kernel, padding, dilation, groups, (1, 1))
         usual = conv.padding_mode == "zeros" and not conv.transposed and (conv.bias is not None) == bias
-        self._expect(conv, found == expected and usual, f"{conv}: not a convolution that they know")
+        self._expect(conv, found == expected and usual, f"unsupported convolution {conv}")
 
     def _check_branches(self, layer: nn.Module, branches: Sequence[Branch], channels: int) -> None:
         reason = sparse_conv.unsupported(self.channels, channels, branches)
         self._expect(layer, reason is None, str(reason))
 
     def _check_conv_norm_relu(self, layers: nn.Module, kernel: tuple[int, int], dilation: tuple[int, int]) -> int:
-        """A convolution that keeps the size, a batch norm, ReLU; returns its channels."""
+        """Check for a convolution with "same" padding, batch norm, ReLU; returns the number of output channels."""
         types = [type(layer) for layer in layers] if type(layers) is nn.Sequential else []
         self._expect(layers, types == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU], "expected convolution, batch norm, ReLU")
         conv, norm, _ = layers

@@ -1,13 +1,13 @@
-// Convolutions with few channels, dilated in time, computed directly, vectorised over time.
+// Direct convolutions with few channels, dilated in time and vectorised over time.
 //
-// Rows are the frequency (or key) axis. Kernels have one row, or three: then four rows of the output are computed
-// at once from six "points", linear combinations of their six rows of input (Winograd's F(4, 3), arXiv 1509.09308).
+// Rows are the frequency (or key) axis. Kernels have one row or three; with three, four rows of output are computed
+// at once from six "points", linear combinations of six rows of input (Winograd's F(4, 3), arXiv 1509.09308).
 //
 // A *term* is one product of such a convolution: an input channel, a point, a shift in time, and one weight for each
-// of the O channels of its *block*. A block has one sum of terms a point, `begins` says where they start. The forward
-// pass and the gradient of the input are the same sums over different tables of terms.
+// of the O channels of its *block*. A block has one sum of terms per point; `begins` holds their starts. The forward
+// pass and the gradient of the input are the same sums with different tables of terms.
 //
-// What several tiles add up to is kept apart and added in their order, so that results do not depend on the threads.
+// Sums over several tiles are stored per tile and added in order, so results do not depend on the number of threads.
 #include "winograd.h"
 
 #include <algorithm>
@@ -24,7 +24,7 @@ typedef float Vec __attribute__((vector_size(LANES * 4), aligned(4)));
 static inline Vec load(const float* x) {
     Vec vec = *(const Vec*)x;
 #ifdef __AVX512F__
-    asm("" : "+v"(vec));  // keeps it in a register: the compiler would read memory again for each use
+    asm("" : "+v"(vec));  // keep it in a register: otherwise the compiler reloads it for each use
 #endif
     return vec;
 }
@@ -33,7 +33,7 @@ constexpr int whole_vectors(int frames) { return (frames + LANES - 1) / LANES * 
 constexpr int FRAMES = 208, WIDTH = whole_vectors(FRAMES);  // frames that are computed at once
 constexpr int MAX_HALO = 32;
 
-template <bool WINOGRAD> struct Rows;  // how many rows of output and input, and points, belong together
+template <bool WINOGRAD> struct Rows;  // rows of output and input, and points, in a group
 template <> struct Rows<false> {
     static constexpr int OUT = 1, POINTS = 1, IN = 1, HALO = 0, GROUPS = 6;
     static constexpr float from_in(int, int) { return 1; }
@@ -45,7 +45,7 @@ template <> struct Rows<true> {
     static constexpr float to_out(int n, int p) { return TO_OUT[n][p]; }
 };
 
-struct Tensor {  // (b, channels, f, t), and how many frames around a tile are wanted of it
+struct Tensor {  // (b, channels, f, t), and how many frames to read around a tile
     float* data;
     int b, channels, f, t, halo;
     int width() const { return whole_vectors(std::min(FRAMES, t) + 2 * halo); }
@@ -58,12 +58,12 @@ struct Plan {
     int blocks;
 };
 
-struct Epilogue {  // what follows the convolution in a trained network; out has c channels then
+struct Epilogue {  // gates, norm and leaky ReLU after the convolution; out then has c channels
     const float* shifts;  // (blocks * O)
     const float* gates;   // (b, c): z = relu(skip) + gate * relu(context), the outputs being context and skip; or null
     const float* scales;  // (c, f, 2): out = leaky_relu(scale * z + shift)
     float slope;
-    float* sums;  // (b, c, f): of out over time, to be added to
+    float* sums;  // (b, c, f): sums of out over time are added to it
 };
 
 struct Tile {  // GROUPS groups of OUT rows from f, `frames` frames from t
@@ -120,7 +120,7 @@ template <bool W> static size_t scratch_size(const Tensor& x) {
     return size_t(x.channels) * Rows<W>::GROUPS * Rows<W>::POINTS * x.width() + LANES;
 }
 
-// where the terms of a tile's first group start in its scratch
+// Where the terms of a tile's first group start in its scratch.
 template <bool W> static std::vector<int> term_offsets(const Plan& plan, const Tensor& x) {
     std::vector<int> offsets(plan.begins[plan.blocks * Rows<W>::POINTS]);
     const int* term = plan.terms;
@@ -144,7 +144,7 @@ static void add_terms(const float* x, const int* offsets, const float* weights, 
         for (int v = 0; v < V; v++) *(Vec*)(out + o * WIDTH + v * LANES) = sum[o][v];
 }
 
-// One row of what `e` makes of context and skip, to out; returns its sum.
+// Apply the epilogue to one row of context and skip, write it to out and return its sum.
 template <bool GATED>
 static float finish(const Epilogue& e, int b, int c, int channels, int f, int rows, int frames, float* context,
                     const float* skip) {
@@ -223,7 +223,7 @@ static void convolve(const Tensor& x, const Tensor& out, const float* weights, c
                     sums[(i * out.channels + c) * ROWS + r];
 }
 
-// Add to sums (N, O) the products of N terms with O gradients over a tile; *_step is from one group of rows to the next.
+// Add the products of N terms with O gradients over a tile to sums (N, O); *_step is the step between groups of rows.
 template <int O, int N>
 static void correlate(const float* x, const int* offsets, int x_step, const float* gradient, int gradient_step,
                       int groups, int frames, float* sums) {
@@ -283,7 +283,7 @@ static void weight_gradient(const Tensor& x, const Tensor& gradient, float* out,
         for (size_t i = 0; i < size; i++) out[i] += shares[share * size + i];
 }
 
-// Nothing is computed, and 1 returned, where there is no such kernel.
+// Return 1, without computing anything, if there is no such kernel.
 #define DISPATCH(function, ...)                                         \
     if (x->halo > MAX_HALO) return 1;                                   \
     switch (outputs + (winograd ? 100 : 0)) {                           \

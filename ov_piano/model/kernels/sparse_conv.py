@@ -24,22 +24,22 @@ class Branch(NamedTuple):
     dilation: int = 1
 
     def shifts(self) -> list[int]:
-        """The frames that the kernel reads, in the order of its weights."""
+        """Frame offsets that the kernel reads, in the order of its weights."""
         return [(i - self.frames // 2) * self.dilation for i in range(self.frames)]
 
     def to_points(self, winograd: bool) -> Tensor:
-        """(points, rows): each point's weights as a combination of the kernel's rows."""
+        """(points, rows): the weights of each point as a combination of the kernel's rows."""
         if not winograd:
             return torch.ones(1, 1)
         return ROWS_TO_POINTS if self.rows == 3 else ROWS_TO_POINTS[:, 1:2]
 
     def points(self, winograd: bool) -> list[int]:
-        """The points that have weights."""
+        """The points with nonzero weights."""
         return self.to_points(winograd).any(dim=1).nonzero().flatten().tolist()
 
 
 POINTWISE = Branch(1, 1)
-OUTPUTS = {False: (1, 2, 3, 4), True: (2, 4)}  # of a block, without and with Winograd's points: as in the source
+OUTPUTS = {False: (1, 2, 3, 4), True: (2, 4)}  # channels per block, without and with Winograd's points: see the source
 MAX_HALO = 32  # frames, as in the source
 
 
@@ -54,30 +54,30 @@ class Plan(NamedTuple):
 
 
 def available() -> bool:
-    """Whether the source could be compiled here."""
+    """Whether the kernel has been compiled."""
     return library(SOURCE) is not None
 
 
 def unsupported(c_in: int, c: int, branches: Sequence[Branch]) -> str | None:
-    """Why the source has no kernel for these convolutions or their gradients, None if it has."""
+    """Why the source has no kernel for these convolutions or their gradients; None if it has one."""
     for branch in branches:
         if branch.rows not in (1, 3) or branch.frames % 2 == 0:
             return f"kernel ({branch.rows}, {branch.frames}), expected 1 or 3 rows and an odd number of frames"
         if max(branch.shifts()) > MAX_HALO:
-            return f"a kernel that reads {max(branch.shifts())} frames ahead, expected at most {MAX_HALO}"
+            return f"kernel with a reach of {max(branch.shifts())} frames, expected at most {MAX_HALO}"
     outputs = OUTPUTS[is_winograd(branches)]
     for channels in (c, _block(c_in)):
         if channels not in outputs:
             sizes = " or ".join(map(str, outputs))
-            return f"{c_in} inputs and {c} outputs of a convolution, expected blocks of {sizes} channels"
+            return f"convolution with {c_in} inputs and {c} outputs, expected blocks of {sizes} channels"
     return None
 
 
 def sparse_conv(x: Tensor, branches: Sequence[Branch], weights: Sequence[Tensor]) -> Tensor:
-    """The concatenated outputs of convolutions of ``x`` without bias that keep its size.
+    """The concatenated outputs of several convolutions of ``x`` with "same" padding and no bias.
 
     :param x: (b, c_in, f, t) on the CPU
-    :param weights: one a branch, (c, c_in, rows, frames) with the same c for all, 3 or 4
+    :param weights: one per branch, (c, c_in, rows, frames) with the same c for all, 3 or 4
     :returns: (b, branches * c, f, t)
     """
     return _SparseConv.apply(x.float(), tuple(branches), *weights)
@@ -103,13 +103,13 @@ class _SparseConv(Function):
 
 
 def is_winograd(branches: Sequence[Branch]) -> bool:
-    """Whether four rows are computed at once from six points."""
+    """Whether Winograd's algorithm computes four rows at once from six points."""
     return any(branch.rows == 3 for branch in branches)
 
 
 @cache
 def forward_plan(c_in: int, branches: tuple[Branch, ...]) -> Plan:
-    """One block a branch; the terms of its outputs are its inputs x shifts."""
+    """One block per branch; the terms of its outputs are inputs x shifts."""
     winograd = is_winograd(branches)
     sums = [
         [(c, point, shift) for c in range(c_in) for shift in branch.shifts()]
@@ -123,7 +123,7 @@ def forward_plan(c_in: int, branches: tuple[Branch, ...]) -> Plan:
 
 @cache
 def backward_plan(c_in: int, c: int, branches: tuple[Branch, ...]) -> Plan:
-    """A few inputs are a block; its terms are all branches' outputs x shifts, mirrored."""
+    """A block is a few input channels; its terms are the outputs of all branches x mirrored shifts."""
     winograd = is_winograd(branches)
     sums = [
         [
@@ -161,7 +161,7 @@ def forward_weights(branches: Sequence[Branch], weights: Sequence[Tensor]) -> Te
 
 
 def unpack(sums: Tensor, branches: Sequence[Branch], weights: Sequence[Tensor]) -> list[Tensor]:
-    """The transpose of :func:`forward_weights`: gradients of its result -> gradients of the weights."""
+    """The transpose of :func:`forward_weights`: gradient of its result -> gradients of the weights."""
     winograd = is_winograd(branches)
     gradients, begin = [], 0
     for branch, weight in zip(branches, weights, strict=True):
@@ -210,7 +210,7 @@ class _Epilogue(ctypes.Structure):
 
 
 def convolve(x: Tensor, plan: Plan, weights: Tensor) -> Tensor:
-    """``plan`` carried out with ``weights`` (..., channels of a block): (b, c_in, f, t) -> (b, c_out, f, t)."""
+    """Run ``plan`` with ``weights`` (..., channels of a block): (b, c_in, f, t) -> (b, c_out, f, t)."""
     x, weights = x.contiguous(), weights.contiguous()
     outputs = weights.shape[-1]
     out = x.new_empty(x.shape[0], plan.blocks * outputs, *x.shape[2:])
@@ -221,9 +221,9 @@ def convolve(x: Tensor, plan: Plan, weights: Tensor) -> Tensor:
 def convolve_and_finish(
     x: Tensor, plan: Plan, weights: Tensor, shifts: Tensor, gates: Tensor | None, scales: Tensor, slope: float
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`convolve`, then what follows in a trained network; returns the output and its mean (b, c) over f, t.
+    """:func:`convolve`, then gates, norm and leaky ReLU; returns the output and its mean (b, c) over f and t.
 
-    With gates, the convolution's channels are ``context`` and ``skip``, half of them each.
+    With gates, the first half of the convolution's channels is ``context``, the second ``skip``.
 
     :param shifts: (channels of the convolution,) to be added
     :param gates: (b, c) for ``z = relu(skip) + gates * relu(context)``, or None
@@ -249,10 +249,10 @@ def correlate(x: Tensor, gradient: Tensor, plan: Plan, outputs: int) -> Tensor:
 
 
 def _run(function: str, plan: Plan, x: Tensor, y: Tensor, weights: Tensor, outputs: int, *more: object) -> None:
-    """Call the source.
+    """Call a kernel.
 
     :raises TypeError: a tensor that is not float32 on the CPU
-    :raises RuntimeError: the source has no kernel for these sizes; nothing was computed
+    :raises RuntimeError: there is no kernel for these sizes; nothing was computed
     """
     for tensor in (x, y, weights):
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu":

@@ -1,4 +1,4 @@
-// The linear combinations before and after the matrix products of winograd.py, and their transposes.
+// The transforms before and after the matrix products of winograd.py, and their transposes.
 //
 // Tile i of a row of t frames has outputs 4 i ... 4 i + 3 and inputs 4 i - 1 ... 4 i + 4.
 #include "winograd.h"
@@ -6,7 +6,7 @@
 #include <cstring>
 #include <vector>
 
-// How many frames of a tile there are, where they start, and the factor between frame n and point p.
+// The number of frames in a tile, their start, and the factor between frame n and point p.
 struct Input {
     static constexpr int FRAMES = 6, BEFORE = 1;
     static constexpr float at(int p, int n) { return FROM_IN[p][n]; }

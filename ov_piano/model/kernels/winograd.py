@@ -1,8 +1,8 @@
-"""Convolution along time with three taps by half the multiplications: Winograd's F(4, 3) (arXiv 1509.09308).
+"""Three-tap convolution along time with half the multiplications: Winograd's F(4, 3) (arXiv 1509.09308).
 
-Four outputs of a tile come from six products of linear combinations ("points") of its six inputs and of the three
-weights. Summed over many input channels, the products become six matrix products. ``winograd.cpp`` has the
-combinations of inputs and outputs.
+The four outputs of a tile are linear combinations of six products ("points"), each of a linear combination of its
+six inputs and one of the three weights. Summed over input channels, these are six matrix products. ``winograd.cpp``
+computes the combinations of inputs and outputs.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ class _Shape(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether the source could be compiled here."""
+    """Whether the kernel has been compiled."""
     return library(SOURCE) is not None
 
 
@@ -45,7 +45,7 @@ def transform_weight(weight: Tensor) -> Tensor:
 def time_conv(x: Tensor, weight_points: Tensor) -> Tensor:
     """``conv1d`` with kernel 3 and padding 1: x (b, c_in, t) float32 on the CPU -> (b, c_out, t).
 
-    :param weight_points: (6, c_out, c_in) by :func:`transform_weight`
+    :param weight_points: (6, c_out, c_in) from :func:`transform_weight`
     """
     return _TimeConv.apply(x, weight_points)
 
@@ -53,7 +53,7 @@ def time_conv(x: Tensor, weight_points: Tensor) -> Tensor:
 def time_conv_leaky_relu(x: Tensor, weight_points: Tensor, shift: Tensor, slope: float) -> Tensor:
     """``leaky_relu(time_conv(x, weight_points) + shift)`` without gradients, shift (c_out,).
 
-    The products are computed in the type of ``weight_points``.
+    The matrix products use the dtype of ``weight_points``.
     """
     points = _points("inputs_to_points", x).to(weight_points.dtype)
     return _outputs((weight_points @ points).float(), x, shift.contiguous(), slope)
