@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 
-from ov_piano.atomic import locked, remove_partials
 from ov_piano.cli import run
 from ov_piano.config import to_yaml
 from ov_piano.constants import MELS_2023
@@ -33,7 +32,8 @@ from ov_piano.data.splits import midi_paths, split_indices
 from ov_piano.errors import InputError
 from ov_piano.evaluation.ground_truth import load_ground_truths
 from ov_piano.log import RunLog, timestamp
-from ov_piano.memory import keep_freed_memory
+from ov_piano.machine.atomic import locked, remove_partials
+from ov_piano.machine.memory import keep_freed_memory
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.networks import NETWORKS, load_weights
 from ov_piano.plots.learning_curve import LearningCurve

@@ -24,13 +24,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ov_piano.atomic import atomic_folder
 from ov_piano.cli import run
 from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, NOT_EMPTY, POSITIVE, REQUIRED, option, to_yaml
 from ov_piano.data.chunks import RecordingDataset
 from ov_piano.data.hdf5 import StorePair, open_pair
 from ov_piano.data.splits import midi_paths, only_listed, split_indices
-from ov_piano.device import select_device
 from ov_piano.errors import InputError
 from ov_piano.evaluation.analysis import analyse
 from ov_piano.evaluation.evaluate import transcribe_dataset
@@ -46,7 +44,9 @@ from ov_piano.evaluation.report import (
     write_tables,
 )
 from ov_piano.evaluation.search import above_threshold, as_notes, best_row, best_timed_row, score_recordings, search
-from ov_piano.memory import keep_freed_memory
+from ov_piano.machine.atomic import atomic_folder
+from ov_piano.machine.device import select_device
+from ov_piano.machine.memory import keep_freed_memory
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.networks import load_network
 from ov_piano.model.operating_point import OperatingPoint, write_operating_point

@@ -30,12 +30,13 @@ plots           learning_curve, recording, evaluation, transcription, style
 transcribe      the command ov-piano transcribe; __main__: the list of commands
 live            the command ov-piano live: a page in the browser that shows the notes while they are played
 settings        values that travel together (frames, chunks, decoder, tolerances), and options of several scripts
-config, cli, errors, log, atomic, workers, memory, cores, device, provenance, resources, constants: shared by all
+config, cli, log, errors, constants, provenance, resources: shared by all
+machine         atomic: whole files and locks; device, cores, memory, workers: what the code runs on
 """
 
 from importlib import import_module
 
-from ov_piano.cores import configure_openmp
+from ov_piano.machine.cores import configure_openmp
 
 configure_openmp()
 _PUBLIC = {

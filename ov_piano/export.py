@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ov_piano.atomic import atomic_write
 from ov_piano.cli import run
 from ov_piano.config import NON_NEGATIVE, REQUIRED, option
 from ov_piano.constants import LOWEST_NOTE, TOP_DB
 from ov_piano.errors import InputError
+from ov_piano.machine.atomic import atomic_write
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.networks import load_network
 from ov_piano.model.operating_point import PUBLISHED, OperatingPoint, read_operating_point

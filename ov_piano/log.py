@@ -11,7 +11,7 @@ from typing import Any
 
 import coloredlogs
 
-from ov_piano.atomic import name_os_errors
+from ov_piano.machine.atomic import name_os_errors
 
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ov_piano.atomic import atomic_folder
 from ov_piano.cli import run
 from ov_piano.config import POSITIVE, REQUIRED, option
 from ov_piano.errors import InputError
@@ -31,6 +30,7 @@ from ov_piano.evaluation.report import (
     write_tables,
 )
 from ov_piano.evaluation.search import score_recordings
+from ov_piano.machine.atomic import atomic_folder
 from ov_piano.settings import Tolerances
 
 MIDI_SUFFIXES = (".mid", ".midi")

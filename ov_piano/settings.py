@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ov_piano.config import NON_NEGATIVE, ODD, POSITIVE, one_of, option
 from ov_piano.constants import FRAME_SECS, HOP, MEL_FMAX, MEL_FMIN, MELS, SAMPLE_RATE, WINDOW
-from ov_piano.device import DEFAULT_DEVICE
 from ov_piano.errors import InputError
+from ov_piano.machine.device import DEFAULT_DEVICE
 
 
 @dataclass(frozen=True)

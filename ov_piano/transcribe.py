@@ -23,11 +23,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ov_piano.atomic import atomic_write
 from ov_piano.cli import run
 from ov_piano.config import FRACTION, NON_NEGATIVE, POSITIVE, option
-from ov_piano.device import DEFAULT_DEVICE
 from ov_piano.errors import InputError
+from ov_piano.machine.atomic import atomic_write
+from ov_piano.machine.device import DEFAULT_DEVICE
 from ov_piano.plots.style import save
 from ov_piano.plots.transcription import plot_transcription
 from ov_piano.settings import DecoderConf, InferenceConf

@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 from pathlib import Path
 
-from ov_piano.device import DEFAULT_DEVICE
+from ov_piano.machine.device import DEFAULT_DEVICE
 from tests.scripts import ROOT, load_script
 
 PAGE = ROOT / "docs" / "configuration.md"

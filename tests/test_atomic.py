@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from ov_piano import atomic
-from ov_piano.atomic import atomic_folder, atomic_write, locked, partial_path, remove_partials
 from ov_piano.errors import InputError
+from ov_piano.machine import atomic
+from ov_piano.machine.atomic import atomic_folder, atomic_write, locked, partial_path, remove_partials
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_names_of_any_length_can_be_written(tmp_path):
 
 def test_a_lock_admits_one_process_and_leaves_no_file(tmp_path):
     target = tmp_path / "store.h5"
-    program = "from ov_piano.atomic import locked; import sys\nwith locked(sys.argv[1], wait=False): print('in')"
+    program = "import sys; from ov_piano.machine.atomic import locked as lock\nwith lock(sys.argv[1], wait=False): print('in')"
     with locked(target):
         other = subprocess.run([sys.executable, "-c", program, target], capture_output=True, text=True, check=False)
         assert "store.h5: another run is making it" in other.stderr

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ov_piano.cores import SPINS, available_cores, configure_openmp
+from ov_piano.machine.cores import SPINS, available_cores, configure_openmp
 from tests.scripts import ROOT
 
 AT_IMPORT_OF_TORCH = """
@@ -53,7 +53,7 @@ def test_the_users_settings_win(monkeypatch, own):
         monkeypatch.delenv(name, raising=False)
     for name, value in own.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("ov_piano.cores.available_cores", lambda: 1)
+    monkeypatch.setattr("ov_piano.machine.cores.available_cores", lambda: 1)
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     configure_openmp()
     expected = {"OMP_NUM_THREADS": "1"} | own

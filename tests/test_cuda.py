@@ -15,8 +15,8 @@ import torch
 
 from ov_piano.constants import KEYS, MELS
 from ov_piano.data.audio import LogMel
-from ov_piano.device import select_device
 from ov_piano.evaluation.scoring import score
+from ov_piano.machine.device import select_device
 from ov_piano.model.networks import NETWORKS
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.training.schedule import CyclicDecay

@@ -5,8 +5,8 @@ import torch
 
 from ov_piano.data.chunks import ChunkDataset
 from ov_piano.data.loader import training_loader
-from ov_piano.device import select_device
 from ov_piano.errors import InputError
+from ov_piano.machine.device import select_device
 from ov_piano.model import fast_training
 from ov_piano.model.fast import LastStage, optimize_for_inference
 from ov_piano.model.kernels import native, sparse_conv, winograd

@@ -14,13 +14,13 @@ import pytest
 import torch
 from filelock import FileLock
 
-from ov_piano.atomic import partial_path
 from ov_piano.constants import KEY_ROWS, KEYS
 from ov_piano.data import frame_cache
 from ov_piano.data.chunks import ChunkDataset
 from ov_piano.data.frame_cache import HEADER_BYTES, open_frame_cache
 from ov_piano.data.loader import training_loader
 from ov_piano.errors import InputError
+from ov_piano.machine.atomic import partial_path
 from tests.test_chunks import make_pair, spoil
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from ov_piano.device import select_device
+from ov_piano.machine.device import select_device
 from ov_piano.training.processes import CpuSyncBatchNorm, Processes
 from ov_piano.training.state import TrainingState, saved_states
 from tests.scripts import MEL_NAME, ROLL_NAME, ROOT, run_script, succeed

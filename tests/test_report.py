@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import yaml
 
-from ov_piano.atomic import atomic_folder, partial_path
 from ov_piano.evaluation.analysis import analyse, median_offset
 from ov_piano.evaluation.report import (
     format_table,
@@ -21,6 +20,7 @@ from ov_piano.evaluation.report import (
     write_tables,
 )
 from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS
+from ov_piano.machine.atomic import atomic_folder, partial_path
 
 EVENT_COLUMNS = ["onset_secs", "note", "velocity", "prob"]
 

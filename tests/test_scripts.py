@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 import torch
 
-from ov_piano.atomic import locked, partial_path
 from ov_piano.cli import run
 from ov_piano.config import parse_args
 from ov_piano.data.hdf5 import open_pair
+from ov_piano.machine.atomic import locked, partial_path
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
 from ov_piano.model.snapshot import load_snapshot, save_snapshot

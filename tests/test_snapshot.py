@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ov_piano.atomic import partial_path
 from ov_piano.errors import InputError
+from ov_piano.machine.atomic import partial_path
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import load_snapshot, save_atomically, save_snapshot
 from tests.golden_weights import golden_state

@@ -15,12 +15,12 @@ import torch
 from torch.nn.functional import pad
 
 import ov_piano
-from ov_piano.atomic import atomic_write
 from ov_piano.cli import run
 from ov_piano.constants import KEYS, MELS
 from ov_piano.data.audio import LogMel, load_mono
 from ov_piano.data.midi import read_notes
 from ov_piano.errors import InputError
+from ov_piano.machine.atomic import atomic_write
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities

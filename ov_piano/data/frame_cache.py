@@ -19,10 +19,10 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from ov_piano.atomic import atomic_write, locked, remove_partials
 from ov_piano.constants import KEY_ROWS, KEYS, MIDI_VALUES
 from ov_piano.data.hdf5 import StorePair
 from ov_piano.errors import InputError
+from ov_piano.machine.atomic import atomic_write, locked, remove_partials
 
 logger = logging.getLogger(__name__)
 HEADER_BYTES = 4096

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from ov_piano.atomic import atomic_write
 from ov_piano.data.steady_file import new_hdf5
 from ov_piano.data.store_names import METADATA_CLASSES, MelName, RollName, parse_mel_name, parse_roll_name
 from ov_piano.errors import InputError
+from ov_piano.machine.atomic import atomic_write
 
 
 def create_frames(file: h5py.File, name: str, height: int, chunk_frames: int) -> h5py.Dataset:

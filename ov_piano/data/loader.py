@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from ov_piano.data.chunks import ChunkDataset, Chunks, ReadError
 from ov_piano.errors import InputError
-from ov_piano.workers import follow_parent
+from ov_piano.machine.workers import follow_parent
 
 
 class EpochBatches(Sampler[list[int]]):

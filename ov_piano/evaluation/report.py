@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ov_piano.atomic import remove_partials
 from ov_piano.evaluation.scoring import shifted_onsets
 from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS, above_threshold
 from ov_piano.log import timestamp
+from ov_piano.machine.atomic import remove_partials
 
 
 def new_report_path(output_dir: str | Path) -> Path:

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 from ov_piano.cli import run
 from ov_piano.config import FRACTION, POSITIVE, Check, option
-from ov_piano.device import DEFAULT_DEVICE
 from ov_piano.errors import InputError
 from ov_piano.live.protocol import LOOK_AHEADS
 from ov_piano.live.service import Limits, Service
+from ov_piano.machine.device import DEFAULT_DEVICE
 from ov_piano.transcription.streaming import DEFAULT
 from ov_piano.transcription.transcriber import Transcriber
 

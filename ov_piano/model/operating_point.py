@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ov_piano.atomic import atomic_write
 from ov_piano.errors import InputError
+from ov_piano.machine.atomic import atomic_write
 
 
 class OperatingPoint(NamedTuple):

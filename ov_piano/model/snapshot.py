@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ov_piano.atomic import atomic_write, remove_partials
 from ov_piano.errors import InputError
+from ov_piano.machine.atomic import atomic_write, remove_partials
 
 Model = TypeVar("Model", bound=nn.Module)
 EXAMPLES = 3  # names spelled out in a message; the rest is counted

@@ -17,8 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from ov_piano.atomic import atomic_write
 from ov_piano.constants import HIGHEST_NOTE, LOWEST_NOTE
+from ov_piano.machine.atomic import atomic_write
 from ov_piano.transcription.events import MAX_VELOCITY
 
 BLUE, SKY, GREEN, ORANGE, VERMILION = "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00"

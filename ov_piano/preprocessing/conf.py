@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from ov_piano.config import NON_NEGATIVE, POSITIVE, Check, option
 from ov_piano.constants import HOP, MEL_FMAX, MEL_FMIN, MELS, SAMPLE_RATE, WINDOW
 from ov_piano.data.store_names import MelName, RollName
-from ov_piano.device import select_device
 from ov_piano.errors import InputError
+from ov_piano.machine.device import select_device
 from ov_piano.preprocessing.parts import PartSettings
 from ov_piano.settings import LogMelSettings
 

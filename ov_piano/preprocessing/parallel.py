@@ -12,8 +12,8 @@ import torch
 from tqdm import tqdm
 
 from ov_piano.errors import InputError
-from ov_piano.memory import keep_freed_memory
-from ov_piano.workers import follow_parent
+from ov_piano.machine.memory import keep_freed_memory
+from ov_piano.machine.workers import follow_parent
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 

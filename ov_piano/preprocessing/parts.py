@@ -14,7 +14,6 @@ import h5py
 import numpy as np
 import torch
 
-from ov_piano.atomic import atomic_write
 from ov_piano.constants import ONSET_ROWS
 from ov_piano.data.audio import SILENCE_DB, LogMel, audio_info, load_mono, logmel_frames
 from ov_piano.data.hdf5 import create_frames
@@ -24,6 +23,7 @@ from ov_piano.data.recording import Recording
 from ov_piano.data.steady_file import new_hdf5
 from ov_piano.data.store_names import MelName, RollName
 from ov_piano.errors import InputError
+from ov_piano.machine.atomic import atomic_write
 from ov_piano.settings import LogMelSettings
 
 

@@ -19,11 +19,11 @@ from typing import Any
 import h5py
 from tqdm import tqdm
 
-from ov_piano.atomic import locked, remove_partials
-from ov_piano.cores import available_cores
 from ov_piano.data.hdf5 import Store, StoreWriter
 from ov_piano.data.recording import Recording
 from ov_piano.errors import InputError
+from ov_piano.machine.atomic import locked, remove_partials
+from ov_piano.machine.cores import available_cores
 from ov_piano.preprocessing.parallel import in_parallel
 from ov_piano.preprocessing.parts import Job, PartSettings, Report, count_frames, is_complete, make_part, read_report
 

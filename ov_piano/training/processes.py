@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.parallel import DistributedDataParallel
 
-from ov_piano.device import select_device
 from ov_piano.errors import InputError
+from ov_piano.machine.device import select_device
 
 
 @dataclass(frozen=True)

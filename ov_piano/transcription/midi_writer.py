@@ -11,8 +11,8 @@ import mido
 import numpy as np
 import pandas as pd
 
-from ov_piano.atomic import atomic_write
 from ov_piano.errors import InputError
+from ov_piano.machine.atomic import atomic_write
 
 TEMPO = 500_000  # microseconds per beat: 120 bpm, the MIDI default
 TICKS_PER_BEAT = 960

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from ov_piano.device import DEFAULT_DEVICE, select_device
 from ov_piano.errors import InputError
+from ov_piano.machine.device import DEFAULT_DEVICE, select_device
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.incremental import plain_parts

@@ -11,7 +11,7 @@ from torch import Tensor
 from ov_piano.constants import FRAME_SECS, KEYS
 from ov_piano.data.audio import LogMel, load_mono
 from ov_piano.evaluation.scoring import score
-from ov_piano.memory import keep_freed_memory
+from ov_piano.machine.memory import keep_freed_memory
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.fast_training import fast_forward

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ov_piano.atomic import atomic_write
 from ov_piano.cli import run
 from ov_piano.config import POSITIVE, REQUIRED, option
 from ov_piano.constants import SAMPLE_RATE
@@ -29,6 +28,7 @@ from ov_piano.data.audio import load_mono
 from ov_piano.data.maestro import load_recordings
 from ov_piano.evaluation.ground_truth import load_ground_truth
 from ov_piano.evaluation.scoring import match_onsets, score
+from ov_piano.machine.atomic import atomic_write
 from ov_piano.settings import Tolerances
 from ov_piano.transcription.streaming import StreamingTranscriber, StreamSettings
 from ov_piano.transcription.transcriber import Transcriber

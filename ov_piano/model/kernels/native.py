@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ov_piano.atomic import atomic_write, remove_partials
+from ov_piano.machine.atomic import atomic_write, remove_partials
 
 log = logging.getLogger(__name__)
 FLAGS = ["-O3", "-march=native", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"]
