@@ -1,0 +1,168 @@
+"""Pianos: sampled ones, played here note by note, and those of General MIDI sound fonts, played by FluidSynth."""
+
+import csv
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import mido
+import numpy as np
+import soundfile as sf
+import soxr
+
+SR = 16_000  # Hz
+FONTS = Path("/usr/share/sounds/sf2")  # where Debian installs sound fonts
+FONT_RATE = 48_000  # Hz: FluidSynth's filters need headroom
+SOUND_FONTS = {  # name -> file, bank, program
+    "fluid": ("FluidR3_GM.sf2", 0, 0),
+    "fluid_bright": ("FluidR3_GM.sf2", 0, 1),
+    "musescore": ("MuseScore_General_Full.sf2", 0, 0),
+    "musescore_bright": ("MuseScore_General_Full.sf2", 0, 1),
+    "musescore_mellow": ("MuseScore_General_Full.sf2", 8, 0),
+    "timgm": ("TimGM6mb.sf2", 0, 0),
+    "timgm_2": ("TimGM6mb.sf2", 0, 1),
+    "csound": ("sf_GMbank.sf2", 0, 0),
+}
+DAMPER_SECS = (0.2, 0.06)  # time constant of a damped string, lowest to highest key
+UNDAMPED_MIDI = 90  # strings from here up have no damper
+# Velocity -> level in dB: the median over the keys of a 16-layer grand at its natural recording levels.
+CURVE_VELOCITY = np.array([1, 20, 40, 60, 80, 100, 127])
+CURVE_DB = np.array([-42, -30, -21, -14, -8.5, -4, 0])
+
+
+class SampledPiano:
+    """The samples of one instrument."""
+
+    def __init__(self, folder: Path):
+        with open(folder / "index.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        self.layers = sorted({int(row["layer"]) for row in rows})
+        self.centre = {int(row["layer"]): (int(row["lovel"]) + int(row["hivel"])) / 2 for row in rows}
+        self.roots = {layer: {} for layer in self.layers}
+        levels = {layer: [] for layer in self.layers}
+        for row in rows:
+            wave = sf.read(folder / row["file"], dtype="float32")[0] * np.float32(row["gain"])
+            self.roots[int(row["layer"])][int(row["midi"])] = wave
+            levels[int(row["layer"])].append(20 * np.log10(np.sqrt(np.mean(wave[:4800] ** 2)) + 1e-9))
+        self.level = {layer: float(np.median(values)) for layer, values in levels.items()}  # dB
+        self._tones = {}
+
+    def layer(self, velocity: float) -> int:
+        """The velocity layer that is nearest."""
+        return min(self.layers, key=lambda layer: abs(self.centre[layer] - velocity))
+
+    def tone(self, midi: int, layer: int) -> np.ndarray:
+        """A key's tone in a layer, from the nearest sample: float32 at ``SR``."""
+        if (midi, layer) not in self._tones:
+            roots = self.roots[layer]
+            root = min(roots, key=lambda other: abs(other - midi))
+            wave = roots[root]
+            if root != midi:
+                wave = soxr.resample(wave, SR * 2 ** ((midi - root) / 12), SR, quality="HQ")
+            self._tones[midi, layer] = wave.astype(np.float32)
+        return self._tones[midi, layer]
+
+
+@dataclass
+class Action:
+    """What differs from piano to piano and from day to day; arrays hold a value for each MIDI note."""
+
+    slope: float  # of level over velocity
+    bend: float  # exponent of timbre over velocity
+    damping: float  # factor of the dampers' time constants
+    key_level: np.ndarray  # dB
+    key_touch: np.ndarray  # velocities: timbre of single keys
+    cents: np.ndarray  # tuning of keys
+    beat: np.ndarray  # cents between the strings of a unison
+    unison: np.ndarray  # level of the second string
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator) -> "Action":
+        spread = rng.choice([0.0, rng.uniform(0, 3), rng.uniform(3, 9)])  # cents: how well it is tuned
+        stretch = rng.uniform(0, 12) * ((np.arange(128) - 65) / 43) ** 3  # cents: octaves tuned wide
+        return cls(
+            slope=rng.uniform(0.75, 1.2),
+            bend=np.exp(rng.uniform(np.log(0.6), np.log(1.6))),
+            damping=np.exp(rng.uniform(np.log(0.5), np.log(2))),
+            key_level=rng.normal(0, 1.2, 128),
+            key_touch=rng.normal(0, 6, 128),
+            cents=rng.normal(0, 1, 128) * spread + stretch,
+            beat=rng.normal(0, 0.3 + spread / 4, 128),
+            unison=rng.uniform(0, 0.9, 128) * (rng.random() < 0.6),
+        )
+
+
+def play(notes: list, secs: float, piano: SampledPiano, action: Action, tuning: float) -> np.ndarray:
+    """The notes as a float32 wave, slower by the factor ``tuning``: resampling it by that moves the pitch."""
+    wave = np.zeros(int((secs + 1) * SR * tuning) + 1, np.float32)
+    tones, releases = {}, {}
+    for onset, end, midi, velocity in notes:
+        if not 21 <= midi <= 108:
+            continue
+        touch = np.clip(127 * (velocity / 127) ** action.bend + action.key_touch[midi], 1, 127)
+        layer = piano.layer(touch)
+        if (midi, layer) not in tones:
+            tones[midi, layer] = _detuned(piano.tone(midi, layer), action, midi)
+        tone = tones[midi, layer]
+        begin, hold = round(onset * SR * tuning), int((end - onset) * SR * tuning)
+        if midi >= UNDAMPED_MIDI:
+            hold = len(tone)
+        if midi not in releases:
+            damped_secs = action.damping * np.interp(midi, (21, 88), DAMPER_SECS)
+            releases[midi] = np.exp(-np.arange(int(5 * damped_secs * SR)) / (damped_secs * SR)).astype(np.float32)
+        release = releases[midi]
+        n = min(len(tone), hold + len(release), len(wave) - begin)
+        level_db = np.interp(velocity, CURVE_VELOCITY, CURVE_DB) * action.slope - piano.level[layer]
+        gain = 10 ** ((level_db + action.key_level[midi]) / 20)
+        wave[begin : begin + min(hold, n)] += gain * tone[: min(hold, n)]
+        if n > hold:
+            wave[begin + hold : begin + n] += gain * tone[hold:n] * release[: n - hold]
+    return wave
+
+
+def _detuned(tone: np.ndarray, action: Action, midi: int) -> np.ndarray:
+    """The tone at the key's tuning, with the second string of its unison."""
+    first = _moved(tone, action.cents[midi])
+    level = action.unison[midi]
+    if level > 0.05:
+        second = _moved(tone, action.cents[midi] + action.beat[midi])
+        n = min(len(first), len(second))
+        first = (first[:n] + level * second[:n]) / np.sqrt(1 + level**2)
+    return first.astype(np.float32)
+
+
+def _moved(tone: np.ndarray, cents: float) -> np.ndarray:
+    """The tone read faster or slower, linearly interpolated."""
+    if abs(cents) < 0.1:
+        return tone
+    at = np.arange(int(len(tone) / 2 ** (cents / 1200)) - 1) * 2 ** (cents / 1200)
+    low = at.astype(np.int64)
+    share = (at - low).astype(np.float32)
+    return tone[low] * (1 - share) + tone[np.minimum(low + 1, len(tone) - 1)] * share
+
+
+def play_sound_font(mid: mido.MidiFile, name: str, rng: np.random.Generator) -> np.ndarray:
+    """The MIDI file played by FluidSynth, with a random velocity curve: float32 wave at ``SR``."""
+    font, bank, program = SOUND_FONTS[name]
+    bend = np.exp(rng.uniform(np.log(0.75), np.log(1.3)))
+    played = mido.MidiFile(type=1, ticks_per_beat=mid.ticks_per_beat)
+    for track in mid.tracks:
+        out = mido.MidiTrack()
+        for msg in track:
+            if msg.type == "program_change":
+                out.append(mido.Message("control_change", control=0, value=bank, time=msg.time))
+                out.append(mido.Message("program_change", program=program))
+            elif msg.type == "note_on" and msg.velocity > 0:
+                out.append(msg.copy(velocity=int(np.clip(round(127 * (msg.velocity / 127) ** bend), 1, 127))))
+            else:
+                out.append(msg)
+        played.tracks.append(out)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = f"{folder}/in.mid", f"{folder}/out.wav"
+        played.save(source)
+        options = ["-niq", "-R", "0", "-C", "0", "-g", "0.4", "-r", str(FONT_RATE), "-o", "synth.polyphony=512"]
+        command = ["fluidsynth", *options, "-T", "wav", "-F", target, str(FONTS / font), source]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wave, rate = sf.read(target, dtype="float32")
+    return soxr.resample(wave.mean(1), rate, SR, quality="HQ")

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Training data on many pianos: bash make_data.sh DATA OUT (see README.md). Finished parts are kept.
+# Needs numpy, scipy, soundfile, soxr, mido; for the sound fonts Debian's packages fluidsynth, fluid-soundfont-gm,
+# musescore-general-soundfont-lossless, timgm6mb-soundfont and csound-soundfont.
+set -euo pipefail
+data=$1 out=$2 here=$(cd "$(dirname "$0")" && pwd)
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+grands=salamander,headroom_close,headroom_decca,iowa_steinway
+uprights=upright_kw,old_fb,indigo_upright
+fonts=fluid,fluid_bright,musescore,musescore_bright,musescore_mellow,csound
+held_out=splendid,cherry_upright,timgm,timgm_2
+
+part() { # NAME ARGUMENTS…: render what is not there yet
+    [ -f "$out/$1/maestro-v3.0.0.csv" ] || python "$here/render.py" "$data" "$out/$1" "${@:2}"
+}
+
+part train_sampled --splits train --seconds 90 --seed 101 --pianos $grands,$uprights
+part train_fonts --splits train --performances 320 --seconds 60 --seed 202 --dynamics 0.5,1.05 --pianos $fonts
+part train_soft --splits train --seconds 75 --seed 303 --dynamics 0.45,1.05 --pianos $grands,$uprights
+part validation --splits validation --performances 60 --seconds 60 --seed 77 --pianos $held_out
+trees=(a="$out/train_sampled" b="$out/train_fonts" c="$out/train_soft" v="$out/validation")
+maps=$data/maps/maestro/maestro-v3.0.0
+if [ -d "$maps" ]; then
+    [ -f "$out/maps_varied/maestro-v3.0.0.csv" ] || python "$here/vary.py" "$maps" "$out/maps_varied" --without AkPnStgb
+    trees+=(m="$maps" w="$out/maps_varied")
+fi
+python "$here/join.py" "$out/tree" "${trees[@]}" --hold-out AkPnStgb

@@ -1,0 +1,100 @@
+"""MAESTRO v3 performances, played on sampled pianos: a MAESTRO v3 tree with 16 kHz mono audio.
+
+    python render.py DATA OUT --pianos NAME,NAME [--splits train] [--performances N] [--seconds S] [--dynamics LO,HI]
+
+Everything is drawn from --seed and the performance's name, so the same call gives the same files. --seconds cuts a
+window out of each performance. --dynamics multiplies the velocities of half of the performances by a factor from that
+range: MAESTRO is played loudly, other pianists are not.
+"""
+
+import argparse
+import csv
+import shutil
+import zlib
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+
+import mido
+import numpy as np
+import soundfile as sf
+import soxr
+from acoustics import recorded, with_key_noise, with_resonance
+from instruments import SOUND_FONTS, SR, Action, SampledPiano, play, play_sound_font
+from midi_tools import cut, pedal_curve, soften, sounding_notes, stretch
+
+CSV_NAME = "maestro-v3.0.0.csv"
+load_piano = cache(SampledPiano)
+
+
+def render(mid: mido.MidiFile, piano: str, data: Path, rng: np.random.Generator) -> np.ndarray:
+    """float32 wave of the MIDI's length and one second."""
+    pedal_on = int(rng.integers(20, 90))
+    notes, secs = sounding_notes(mid, pedal_on)
+    tuning = 2 ** (rng.uniform(-0.3, 0.3) / 12)  # played slower, then resampled: pitch moves, time does not
+    if piano in SOUND_FONTS:
+        wave = play_sound_font(stretch(mid, tuning), piano, rng)
+    else:
+        wave = play(notes, secs, load_piano(data / "pianos" / piano), Action.draw(rng), tuning)
+    length = int((secs + 1) * SR)
+    wave = soxr.resample(wave, SR * tuning, SR, quality="HQ")
+    wave = np.pad(wave, (0, max(0, length - len(wave))))[:length]
+    wave = with_resonance(wave, pedal_curve(mid, length, SR, pedal_on), rng)
+    return recorded(with_key_noise(wave, notes, rng), rng)
+
+
+def render_performance(row: dict, data: Path, out: Path, args: argparse.Namespace) -> dict:
+    """Write audio and MIDI of one row of MAESTRO's CSV; returns the row with the new duration."""
+    rng = np.random.default_rng([args.seed, zlib.crc32(row["midi_filename"].encode())])
+    piano = args.pianos[rng.integers(len(args.pianos))]
+    source, target = data / "maestro-v3.0.0-midi" / row["midi_filename"], out / row["midi_filename"]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    mid = mido.MidiFile(source)
+    softer = rng.uniform(*args.dynamics) if args.dynamics and rng.random() < 0.5 else 1.0
+    if args.seconds and mid.length > args.seconds:
+        mid = cut(mid, rng.uniform(0, mid.length - args.seconds), args.seconds)
+        soften(mid, softer)
+        mid.save(target)
+    elif softer != 1.0:
+        soften(mid, softer)
+        mid.save(target)
+    else:
+        shutil.copy(source, target)
+    sf.write(out / row["audio_filename"], render(mid, piano, data, rng), SR)
+    return {**row, "duration": f"{min(mid.length, args.seconds or mid.length):.6f}"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--pianos", type=lambda text: text.split(","), required=True)
+    parser.add_argument("--splits", type=lambda text: text.split(","), default=["train"])
+    parser.add_argument("--performances", type=int, help="at most this many per split, drawn by the seed")
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--dynamics", type=lambda text: [float(x) for x in text.split(",")])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    with open(args.data / "maestro-v3.0.0-midi" / CSV_NAME, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    chosen = []
+    for split in args.splits:
+        of_split = [row for row in rows if row["split"] == split]
+        if args.performances and args.performances < len(of_split):
+            picks = np.random.default_rng([args.seed, len(split)])
+            of_split = [of_split[i] for i in sorted(picks.choice(len(of_split), args.performances, replace=False))]
+        chosen += of_split
+    args.out.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(args.jobs) as pool:
+        job = partial(render_performance, data=args.data, out=args.out, args=args)
+        done = list(pool.map(job, chosen, chunksize=4))
+    with open(args.out / CSV_NAME, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, done[0].keys())
+        writer.writeheader()
+        writer.writerows(done)
+    print(f"{len(done)} performances, {sum(float(row['duration']) for row in done) / 3600:.2f} h -> {args.out}")
+
+
+if __name__ == "__main__":
+    main()
