@@ -91,7 +91,9 @@ def test_names_of_any_length_can_be_written(tmp_path):
 
 def test_a_lock_admits_one_process_and_leaves_no_file(tmp_path):
     target = tmp_path / "store.h5"
-    program = "import sys; from ov_piano.machine.atomic import locked as lock\nwith lock(sys.argv[1], wait=False): print('in')"
+    program = (
+        "import sys; from ov_piano.machine.atomic import locked\nwith locked(sys.argv[1], wait=False): print('in')"
+    )
     with locked(target):
         other = subprocess.run([sys.executable, "-c", program, target], capture_output=True, text=True, check=False)
         assert "store.h5: another run is making it" in other.stderr
