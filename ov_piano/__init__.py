@@ -1,37 +1,37 @@
-"""Piano onset and velocity detection. The modules, in the order in which a recording passes them:
+"""Piano onset and velocity detection. The modules, in the order of the data flow:
 
-data            maestro, maps      a dataset's tree -> recordings; splits: which are for what
+data            maestro, maps      a dataset's tree -> recordings; splits: training, validation, test
                 audio              file -> wave -> log-mel; mp3: files whose header gives a wrong length
                 audio_stream       samples as they arrive -> log-mel
-                recording          what a dataset supplies
-                smf, midi          MIDI file -> timed messages -> notes, by the keyboard's state machine (keyboard)
+                recording          one recording of a dataset
+                smf, midi          MIDI file -> timed messages -> notes; keyboard: state machine of keys and pedals
                 pianoroll          notes and pedals -> roll
-                hdf5, store_names  the pair of stores: write, read, names; steady_file survives full disks
+                hdf5, store_names  the pair of stores: write, read, names; steady_file: survives full disks
                 chunks, loader     stores -> chunks -> shuffled batches; frame_cache: an uncompressed copy
 preprocessing   preprocess         the loop behind 0a and 0b; conf: settings, parts: one recording's share, parallel
 model           onset_velocity_net the network of 2022, onsets_and_velocities that of 2023, made of layers; base: shared
                 networks           both by name, and the one of a snapshot
-                snapshot           weights on disk; operating_point: threshold and shift that go with them
-                incremental        a stream's latest columns through the network, without computing the past again
-                fast, fast_training the same network arranged for speed, on kernels (C++)
-training        targets, losses    what is learned
-                step, schedule     one step and its learning rate; batch_norm: statistics for use
-                augmentation       variations of what is learned from
-                trainer, state     a training between steps: validated, saved, resumed; snapshots: their names
-                processes          several at once, each with its share of a batch
-                cross_validation   scores on the way; breakpoint, interrupt: stopping it
+                snapshot           weights on disk; operating_point: their threshold and shift
+                incremental        streaming inference that does not recompute past frames
+                fast, fast_training optimised CPU versions of the network, with kernels in C++
+training        targets, losses    training targets and loss functions
+                step, schedule     one training step, learning rates; batch_norm: re-estimated statistics
+                augmentation       data augmentation
+                trainer, state     training loop: validates, saves, resumes; snapshots: their names
+                processes          data-parallel training in several processes
+                cross_validation   validation scores during training; breakpoint, interrupt: debug, stop
 transcription   strided, decoder   long inputs -> maps -> events (events: in bounded memory)
                 transcriber        audio -> table of events; files, stream, midi_writer: files in and out
                 streaming          blocks of samples as they arrive -> events as they become final
 evaluation      ground_truth       MIDI files -> reference notes
-                scoring, search    mir_eval's scores, thresholds and shifts; analysis: what they owe to what
+                scoring, search    mir_eval's scores, thresholds and shifts; analysis: timing, velocity fit
                 evaluate, report   recordings -> events -> tables and files
 plots           learning_curve, recording, evaluation, transcription, style
 transcribe      the command ov-piano transcribe; __main__: the list of commands
-live            the command ov-piano live: a page in the browser that shows the notes while they are played
-settings        values that travel together (frames, chunks, decoder, tolerances), and options of several scripts
+live            the command ov-piano live: shows the notes in the browser while you play
+settings        groups of settings (log-mel, chunks, decoder, tolerances), and options of several scripts
 config, cli, log, errors, constants, provenance, resources: shared by all
-machine         atomic: whole files and locks; device, cores, memory, workers: what the code runs on
+machine         atomic: atomic writes and locks; device, cores, memory, workers: hardware and processes
 """
 
 from importlib import import_module
@@ -50,7 +50,7 @@ __all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str):
-    """Public names are imported when first used, so that importing the package stays cheap."""
+    """Import public names on first use, so that importing the package is fast."""
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)

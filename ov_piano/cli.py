@@ -1,4 +1,4 @@
-"""How a script runs: arguments -> configuration -> ``main(conf)`` -> exit status."""
+"""Runs a script: arguments -> configuration -> ``main(conf)`` -> exit status."""
 
 import inspect
 import os
@@ -17,10 +17,10 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 def run(main: Callable[[Any], None], conf_class: type, args: Sequence[str] | None = None) -> None:
-    """Run ``main`` with the settings of ``args`` (default: the command line) and exit.
+    """Run ``main`` with the settings in ``args`` (default: the command line) and exit.
 
-    Prints the merged configuration first, unless there is a setting VERBOSE and it is false. `InputError`,
-    operating-system errors and a lack of memory become one line on standard error and status 2; Ctrl-C a line and 130.
+    Prints the configuration first, unless it has a setting VERBOSE that is false. `InputError`, operating-system
+    errors and running out of memory print one line to standard error and exit with status 2; Ctrl-C exits with 130.
     """
     args = sys.argv[1:] if args is None else args
     try:
@@ -29,18 +29,18 @@ def run(main: Callable[[Any], None], conf_class: type, args: Sequence[str] | Non
             print(f"{doc}\n\nSettings (KEY=value):\n{describe(conf_class)}", flush=True)
             sys.exit(0)
         conf = parse_args(conf_class, args)
-        if getattr(conf, "VERBOSE", True) and os.environ.get("RANK", "0") == "0":  # of several under torchrun the first
+        if getattr(conf, "VERBOSE", True) and os.environ.get("RANK", "0") == "0":  # under torchrun: rank 0
             print(to_yaml(conf), flush=True)
         main(conf)
     except InputError as error:
         _fail(str(error))
     except OSError as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():  # as in `--help | head`
+        if isinstance(error, BrokenPipeError) and _stdout_is_closed():  # as in `--help | head`
             sys.exit(PIPE_CLOSED)
         if error.filename is None and error.errno is None:
             raise
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except (MemoryError, RuntimeError) as error:  # PyTorch has errors of its own for it
+    except (MemoryError, RuntimeError) as error:  # PyTorch raises RuntimeError when out of memory
         if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
             raise
         _fail(f"out of memory: {[*str(error).splitlines(), ''][0]}")
@@ -54,8 +54,8 @@ def _fail(message: str) -> None:
     sys.exit(BAD_INPUT)
 
 
-def _nobody_reads() -> bool:
-    """Whether standard output is a closed pipe; if so, what is left to print goes nowhere, instead of a traceback."""
+def _stdout_is_closed() -> bool:
+    """Whether standard output is a closed pipe; if so, discard further output to avoid a traceback at exit."""
     try:
         os.write(sys.stdout.fileno(), b"\n")
     except BrokenPipeError:

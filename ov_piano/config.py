@@ -1,7 +1,7 @@
 """``KEY=value`` arguments -> a checked dataclass instance.
 
-A script declares its settings as a dataclass whose fields are made by :func:`option`; the
-dataclass is the single place for a setting's type, default, meaning and permitted values.
+A script declares its settings as a dataclass with :func:`option` fields, the single source of
+each setting's type, default, meaning and valid values.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from omegaconf.errors import OmegaConfBaseException
 from ov_piano.errors import InputError
 
 Conf = TypeVar("Conf")
-REQUIRED = dataclasses.MISSING  # the default of an option that the user must give
+REQUIRED = dataclasses.MISSING  # default of an option that the user must set
 NUMBERS = {int: int, int | None: int, float: float, float | None: float}
 NUMBER_LISTS = {list[int]: int, list[float]: float}
 
 
 class Check(NamedTuple):
-    """A condition on one setting: ``expected`` says it in words, ``holds`` tests a value."""
+    """A condition on a setting: ``holds`` tests a value, ``expected`` describes valid values."""
 
     expected: str
     holds: Callable[[Any], bool]
@@ -41,7 +41,7 @@ NOT_EMPTY = Check("one or more values", lambda xs: len(xs) > 0)
 
 
 def one_of(*values: Any) -> Check:
-    """The setting is one of ``values``."""
+    """Check that the setting is one of ``values``."""
     return Check("one of " + ", ".join(map(str, values)), lambda x: x in values)
 
 
@@ -54,11 +54,11 @@ def option(
     positional: bool = False,
     required: bool = False,
 ) -> Any:
-    """A documented dataclass field; ``default`` may be :data:`REQUIRED` or a list (of a required one: empty).
+    """A documented dataclass field; ``default`` may be :data:`REQUIRED` or a list (empty for a required list).
 
-    :param presets: other defaults, by the ``KEY=value`` of another setting that brings them about
-    :param positional: arguments without ``KEY=`` fill these settings in the order of declaration; one of
-        type ``list[str]`` takes all that are left and must be the last
+    :param presets: other defaults, keyed by the ``KEY=value`` of another setting that selects them
+    :param positional: arguments without ``KEY=`` fill these settings in declaration order; a setting of
+        type ``list[str]`` must be the last and takes all remaining arguments
     """
     metadata = {"meaning": meaning, "check": check, "required": required or default is REQUIRED}
     metadata |= {"presets": presets or {}, "positional": positional}
@@ -72,11 +72,11 @@ def option(
 def parse_args(conf_class: type[Conf], args: Sequence[str]) -> Conf:
     """``conf_class`` with the defaults overridden by ``args``, each ``KEY=value``.
 
-    Everything after the first ``=`` is the value, so file names that hold ``=``, ``(`` or
-    ``,`` need no quoting but the shell's. ``null`` stands for no value; in text, a leading ``~`` is the home
-    folder. Rules that span settings belong into the dataclass's ``__post_init__``, which may raise `InputError`.
+    Everything after the first ``=`` is the value, so file names that contain ``=``, ``(`` or
+    ``,`` need no quoting except the shell's. ``null`` means no value; in text, a leading ``~`` is the home
+    folder. Checks across settings belong in the dataclass's ``__post_init__``, which may raise `InputError`.
 
-    :raises InputError: unknown key (with the nearest valid one), wrong type, value out of range.
+    :raises InputError: unknown key (suggests the nearest valid one), wrong type, value out of range.
     """
     fields = {field.name: field for field in dataclasses.fields(conf_class)}
     merged = OmegaConf.structured(conf_class)
@@ -98,7 +98,7 @@ def parse_args(conf_class: type[Conf], args: Sequence[str]) -> Conf:
 
 
 def _texts_by_key(fields: dict[str, dataclasses.Field], args: Sequence[str]) -> dict[str, str | list[str]]:
-    """The text given for each key; a list for a positional setting that takes several."""
+    """The text given for each key; a list of texts for a positional list setting."""
     texts: dict[str, str | list[str]] = {}
     bare = []
     positional = [name for name, field in fields.items() if field.metadata["positional"]]
@@ -127,14 +127,14 @@ def _texts_by_key(fields: dict[str, dataclasses.Field], args: Sequence[str]) -> 
         elif bare and name not in texts:
             texts[name] = bare.pop(0)
     if bare:
-        raise InputError(f"argument {bare[0]!r}: one too many; expected KEY=value (--help lists the keys)")
+        raise InputError(f"argument {bare[0]!r}: too many arguments; expected KEY=value (--help lists the keys)")
     return texts
 
 
 def _default(
     fields: Mapping[str, dataclasses.Field], key: str, values: Mapping[str, Any], given: Container[str]
 ) -> Any:
-    """The default of a setting that is not among ``given``, with regard to the presets of other settings."""
+    """The default of a setting that is not in ``given``, taking presets into account."""
     for condition, preset in fields[key].metadata["presets"].items():
         other, _, wanted = condition.partition("=")
         value = values[other] if other in given else _default(fields, other, values, given)
@@ -144,7 +144,7 @@ def _default(
 
 
 def _read_value(field: dataclasses.Field, text: str) -> Any:
-    """The typed value of ``text``, or `InputError` that names the key and the type."""
+    """``text`` converted to the field's type; raises `InputError` with the key and the type."""
     kind = getattr(field.type, "__name__", str(field.type)).replace(" | None", " or null")
     kind = str(field.type).replace(" | None", " or null") if "[" in str(field.type) else kind
     is_text = field.type in (str, str | None)
@@ -167,14 +167,14 @@ def _read_value(field: dataclasses.Field, text: str) -> Any:
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError):
         raise InputError(f"setting {field.name}={text}: expected {kind}") from None
     value = OmegaConf.to_container(probe)["value"]
-    uninterpreted = isinstance(value, str) and not is_text  # "${...}": we have no such references
+    uninterpreted = isinstance(value, str) and not is_text  # "${...}", an OmegaConf reference
     if uninterpreted or (value is None and not _is_optional(field)):
         raise InputError(f"setting {field.name}={text}: expected {kind}")
     return value
 
 
 def _number(text: str, kind: type) -> int | float:
-    """``text`` as people write numbers: 010 is ten, 1e4 a whole number, 1:30 none (YAML reads them otherwise)."""
+    """``text`` as a number, unlike YAML: 010 is ten, 1e4 is an integer, 1:30 is invalid."""
     try:
         return kind(text)
     except ValueError:

@@ -1,7 +1,7 @@
-"""Fixed quantities of the system, derived from few primitives.
+"""Constants, derived from a few primitives.
 
-The spectrogram parameters are defaults of the preprocessing scripts; everything after
-preprocessing reads them back from the HDF5 file names.
+The spectrogram parameters are the defaults of the preprocessing scripts; later steps read them
+from the HDF5 file names.
 """
 
 SAMPLE_RATE = 16_000  # Hz

@@ -1,12 +1,12 @@
-"""The one exception for what a user gave and we cannot use."""
+"""The exception for invalid user input."""
 
 
 class InputError(ValueError):
-    """A file, value or setting that cannot be used.
+    """An invalid file, value or setting.
 
-    The message is one line: which file or key, what was expected, what was found. Scripts
-    print it to standard error and exit with status 2 (``ov_piano.cli``).
+    The message is one line: the file or key, what was expected, what was found. Scripts print it
+    to standard error and exit with status 2 (``ov_piano.cli``).
     """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))  # what it quotes may hold line breaks
+        super().__init__(" ".join(message.splitlines()))  # quoted text may contain line breaks

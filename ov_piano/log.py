@@ -1,4 +1,4 @@
-"""What a run says: coloured on the terminal, plain in a text file, and as JSON lines for programs."""
+"""Logging: coloured on the terminal, plain in a text file, and as JSON lines for programs."""
 
 import json
 import logging
@@ -17,12 +17,12 @@ FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def timestamp() -> str:
-    """The moment as file names hold it: ``YYYY_MM_DD_HH_MM_SS.mmm``."""
+    """The current time for file names: ``YYYY_MM_DD_HH_MM_SS.mmm``."""
     return datetime.now().strftime("%Y_%m_%d_%H_%M_%S.%f")[:-3]
 
 
 class _TextFile(logging.FileHandler):
-    """A text file that cannot be written ends the run, like any other output; by default logging prints a traceback."""
+    """Raises an error if the log file cannot be written; by default, logging prints a traceback and continues."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         with name_os_errors(self.baseFilename):
@@ -30,10 +30,10 @@ class _TextFile(logging.FileHandler):
 
 
 class RunLog:
-    """A run's messages, in colour on the terminal and in ``OUTPUT_DIR/txt_logs/NAME.log``.
+    """Logs a run's messages to the terminal and to ``OUTPUT_DIR/txt_logs/NAME.log``.
 
-    ``record(**values)`` appends one JSON object a line to ``NAME.jsonl`` beside it. In
-    processes with ``writer=False`` (all but the first of several) nothing is written.
+    ``record(**values)`` appends one JSON object per line to ``NAME.jsonl`` beside it. With
+    ``writer=False`` (all ranks but the first) nothing is written.
     """
 
     def __init__(self, output_dir: str | Path, name: str, writer: bool = True):
@@ -57,14 +57,14 @@ class RunLog:
         self.logger.info(message, *args)
 
     def note(self, text: str) -> None:
-        """Write ``text`` into the text file alone."""
+        """Write ``text`` to the text file only."""
         if self._text:
             with name_os_errors(self._text.baseFilename):
                 self._text.stream.write(text + "\n")
                 self._text.flush()
 
     def record(self, **values: Any) -> None:
-        """Append ``values`` with the time to the JSON lines."""
+        """Append the time and ``values`` as a JSON line."""
         if self._jsonl:
             with name_os_errors(self._jsonl.name):
                 self._jsonl.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
@@ -75,7 +75,7 @@ class RunLog:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception):
-            with suppress(OSError):  # a full disk, maybe the error itself
+            with suppress(OSError):  # a full disk, which may be ``error`` itself
                 self.note(f"stopped: {error}")
         if self.writer:
             for handler in list(self.logger.handlers):

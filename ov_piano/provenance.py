@@ -1,4 +1,4 @@
-"""Which code made a result."""
+"""The version of the code that made a result."""
 
 import os
 import subprocess
@@ -8,11 +8,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 
 
-@cache  # the code that runs is the one that was loaded, wherever the checkout moves in the meantime
+@cache  # the commit at the first call: the checkout may change while the process runs
 def git_commit(package: Path = PACKAGE) -> str:
-    """The commit of the checkout that ``package`` belongs to, ``+`` appended where files differ from it.
+    """The commit of the checkout that contains ``package``, with ``+`` appended if files were modified.
 
-    "unknown" for an installed package, also where that lies inside another project's repository.
+    "unknown" for an installed package, even if it is located inside another project's repository.
     """
     try:
         root = Path(_git(package, "rev-parse", "--show-toplevel"))

@@ -1,7 +1,7 @@
 """The files of ``assets/`` that the package uses at run time.
 
-A checkout and an editable install find them in the top-level folder ``assets``. A wheel holds a copy of those in
-``IN_WHEEL`` (``setup.py`` adds them), and an installed package finds them inside itself.
+In a checkout or an editable install they are in the top-level folder ``assets``. A wheel contains those in
+``IN_WHEEL`` (copied by ``setup.py``) inside the package.
 """
 
 from pathlib import Path
@@ -18,11 +18,11 @@ ASSETS = next(
 
 
 def default_snapshot() -> Path:
-    """The weights that are used unless others are given.
+    """The default snapshot.
 
-    :raises InputError: they are not there, as in a copy of the package alone
+    :raises InputError: the file is missing, as in a copy of the package without assets
     """
     path = ASSETS / DEFAULT_SNAPSHOT
     if not path.is_file():
-        raise InputError(f"{path}: the default snapshot is missing; SNAPSHOT_INPATH=… uses another one")
+        raise InputError(f"{path}: the default snapshot is missing; pass another with SNAPSHOT_INPATH=…")
     return path

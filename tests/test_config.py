@@ -123,7 +123,7 @@ def test_too_many_positional_arguments_are_refused():
     class One:
         PATH: str = option(REQUIRED, "what to read", positional=True)
 
-    with pytest.raises(InputError, match="argument 'y': one too many"):
+    with pytest.raises(InputError, match="argument 'y': too many arguments"):
         parse_args(One, ["x", "y"])
 
 

@@ -1,4 +1,4 @@
-"""What the scores of a recording owe to mir_eval's velocity fit and to the timing of its labels."""
+"""How much a recording's scores depend on mir_eval's velocity fit and on the timing of its labels."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from ov_piano.settings import Tolerances
 
 COLUMNS = ["notes", "events", "F1_constant_velocity", "offset_secs", "P_aligned", "R_aligned", "F1_aligned"]
 CONSTANT_VELOCITY = 64.0
-OFFSET_REACH = 2  # onset tolerances within which notes are paired to find a recording's offset
+OFFSET_REACH = 2  # in onset tolerances: largest distance of notes paired to estimate a recording's time offset
 
 
 def analyse(
@@ -22,14 +22,14 @@ def analyse(
     shift: float,
     tolerances: Tolerances = Tolerances(),
 ) -> pd.DataFrame:
-    """A row a recording, indexed by name, at one threshold and shift.
+    """One row per recording, indexed by name, at one threshold and shift.
 
-    ``notes``, ``events``: how many in the ground truth and detected.
-    ``F1_constant_velocity``: onset+velocity F1 if all detected velocities were the same. mir_eval fits
-    velocities before comparing them, so this floor is far above 0.
+    ``notes``, ``events``: number of reference notes and of detected events.
+    ``F1_constant_velocity``: onset+velocity F1 if all detected velocities were equal. mir_eval fits
+    velocities before comparing them, so this baseline is far above 0.
     ``offset_secs``: median of detected minus true onset (s) over notes paired within twice the onset
-    tolerance, as labels may be off by more than the tolerance itself; NaN without pairs.
-    ``P_aligned``, ``R_aligned``, ``F1_aligned``: onset scores with that offset removed.
+    tolerance, since labels may be off by more than the tolerance; NaN without pairs.
+    ``P_aligned``, ``R_aligned``, ``F1_aligned``: onset scores after removing that offset.
     """
     rows = []
     for reference, events in zip(references, estimates, strict=True):
@@ -44,7 +44,7 @@ def analyse(
 
 
 def median_offset(reference: np.ndarray, estimate: np.ndarray, reach_secs: float) -> float:
-    """Median of estimated minus reference onset (s) over the notes paired within ``reach_secs``; NaN without any."""
+    """Median of estimated minus reference onset (s) over notes paired within ``reach_secs``; NaN without pairs."""
     matches = match_onsets(reference, estimate, reach_secs)
     if len(matches) == 0:
         return np.nan

@@ -21,12 +21,12 @@ def transcribe_dataset(
     device: torch.device | str = "cpu",
     what: str = "transcribing",
 ) -> list[pd.DataFrame]:
-    """The event table of each recording, as `detect_events` describes it, in the dataset's order.
+    """The event table of each recording (see `detect_events`), in the dataset's order.
 
-    One recording is held at a time, and of it one chunk on ``device``.
+    Holds one recording in memory at a time, and one chunk of it on ``device``.
 
     :param infer: see `onset_velocity_pieces`
-    :param threshold: probability from which on a peak is an event
+    :param threshold: lowest probability of a peak to be an event
     :param what: label of the progress bar, which shows on terminals only
     :raises InputError: unreadable data
     """

@@ -1,4 +1,4 @@
-"""Reference notes for scoring: from the MIDI files, never from quantised rolls."""
+"""Reference notes for scoring, from the MIDI files rather than the quantised rolls."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from ov_piano.data.midi import read_notes
 
-SHORTEST_SECS = 0.001  # given to notes of no length, which mir_eval would refuse
+SHORTEST_SECS = 0.001  # duration given to notes of zero length, which mir_eval rejects
 
 
 def load_ground_truth(midi_path: Path | str) -> np.ndarray:

@@ -1,15 +1,15 @@
 """Maximum matching between estimates and references: Hopcroft and Karp, SIAM J. Comput. 2(4), 1973.
 
-Of several maximum matchings, the one that mir_eval finds: neighbours are visited in its order.
+Visits neighbours in the same order as mir_eval, to find the same one of several maximum matchings.
 """
 
 from collections.abc import Mapping, Sequence
 
 
 def maximum_matching(candidates: Mapping[int, Sequence[int]]) -> dict[int, int]:
-    """Reference -> estimate, each used once, as many as possible.
+    """A maximum matching as reference -> estimate.
 
-    :param candidates: the references that each estimate may be matched with
+    :param candidates: the references that each estimate may match
     """
     owner: dict[int, int] = {}  # reference -> estimate
     for estimate, references in candidates.items():
@@ -22,12 +22,12 @@ def maximum_matching(candidates: Mapping[int, Sequence[int]]) -> dict[int, int]:
 
 
 def _augment(candidates: Mapping[int, Sequence[int]], owner: dict[int, int]) -> bool:
-    """Lengthen the matching along shortest alternating paths; False if there are none."""
+    """Augment the matching along shortest alternating paths; False if there are none."""
     matched = {estimate: reference for reference, estimate in owner.items()}
     layer = [estimate for estimate in candidates if estimate not in matched]
-    open_estimates = set(layer)  # may still become part of a path
-    reached_from: dict[int, list[int]] = {}  # reference -> estimates of the layer before
-    ends: list[int] = []  # references without owner
+    open_estimates = set(layer)  # not yet on a path
+    reached_from: dict[int, list[int]] = {}  # reference -> estimates of the previous layer
+    ends: list[int] = []  # unmatched references
     while layer and not ends:
         found: dict[int, list[int]] = {}
         for estimate in layer:
@@ -47,12 +47,12 @@ def _augment(candidates: Mapping[int, Sequence[int]], owner: dict[int, int]) -> 
 def _path(
     end: int, reached_from: dict[int, list[int]], open_estimates: set[int], matched: dict[int, int]
 ) -> list[tuple[int, int]]:
-    """A path from ``end`` back to an estimate without match, as the pairs to match; empty if there is none.
+    """A path from ``end`` back to an unmatched estimate, as the pairs to match; empty if there is none.
 
-    What it visits is closed to later paths. Without recursion: paths can be as long as the notes are many.
+    Later paths must not visit the same nodes. Not recursive, since paths can be as long as the number of notes.
     """
     steps = [(end, iter(reached_from.pop(end, ())))]
-    chosen: list[int] = []  # the estimate of each step but the last
+    chosen: list[int] = []  # the estimate of each step except the last
     while steps:
         estimate = next((estimate for estimate in steps[-1][1] if estimate in open_estimates), None)
         if estimate is None:

@@ -1,8 +1,8 @@
-"""Evaluation results as tables for people and as files for programs.
+"""Evaluation results as printed tables and as files.
 
-A report's folder holds ``config.yaml``, ``onsets.csv``, ``onsets_velocities.csv`` and ``analysis.csv``
-(a row a recording, last row the averages), ``search.csv`` (a row a threshold and shift), and
-``events/RECORDING.csv`` (the detected notes).
+A report's folder contains ``config.yaml``, ``onsets.csv``, ``onsets_velocities.csv`` and ``analysis.csv``
+(one row per recording, averages last), ``search.csv`` (one row per threshold and shift), and
+``events/RECORDING.csv`` (detected notes).
 """
 
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ from ov_piano.machine.atomic import remove_partials
 
 
 def new_report_path(output_dir: str | Path) -> Path:
-    """``output_dir/eval/TIMESTAMP``, not made yet; reports that killed runs have begun there are deleted."""
+    """``output_dir/eval/TIMESTAMP``, not created yet; deletes unfinished reports of killed runs."""
     remove_partials(Path(output_dir) / "eval")
     return Path(output_dir) / "eval" / timestamp()
 
 
 def with_averages(table: pd.DataFrame, threshold: float, shift: float) -> pd.DataFrame:
-    """``table``, a row a recording, and a last row with the averages at a threshold and shift."""
+    """``table`` (one row per recording) plus a last row with the averages at a threshold and shift."""
     return with_last_row(table, f"AVERAGES (t={threshold:g}, s={shift:g})")
 
 
 def with_last_row(table: pd.DataFrame, label: str) -> pd.DataFrame:
-    """``table``, a row a recording, and a row ``label`` with each column's mean (rounded where it holds counts)."""
+    """``table`` (one row per recording) plus a row ``label`` with each column's mean (rounded for counts)."""
     averages = pd.DataFrame([table.mean()], index=[label])
     for column in table.select_dtypes("integer"):
         averages[column] = averages[column].round().astype(int)
@@ -36,7 +36,7 @@ def with_last_row(table: pd.DataFrame, label: str) -> pd.DataFrame:
 
 
 def onset_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Columns P, R, F1 of the onsets from what `score_recordings` gives."""
+    """Columns P, R, F1 of the onsets, from the result of `score_recordings`."""
     return scores[ONSET_COLUMNS]
 
 
@@ -46,7 +46,7 @@ def velocity_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_table(title: str, table: pd.DataFrame) -> str:
-    """``table`` as text under its title, six decimals; its index is shown if that has a name."""
+    """``table`` as text below its title, with six decimals; shows the index if it has a name."""
     has_names = table.index.name is not None
     named = table.rename_axis(index=None, columns=table.index.name)
     return f"{title}\n{named.to_string(index=has_names, float_format='{:.6f}'.format)}\n"
@@ -59,7 +59,7 @@ def write_config(folder: Path, yaml: str, **results: str | float) -> None:
 
 
 def write_tables(folder: Path, **tables: pd.DataFrame) -> None:
-    """Each table as ``NAME.csv``, with its index if that has a name."""
+    """Write each table to ``NAME.csv``, with the index if it has a name."""
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=table.index.name is not None)
 
@@ -67,7 +67,7 @@ def write_tables(folder: Path, **tables: pd.DataFrame) -> None:
 def write_events(
     folder: Path, names: Sequence[str], estimates: Sequence[pd.DataFrame], threshold: float, shift: float
 ) -> None:
-    """``events/NAME.csv`` of each recording: what is found at the threshold, in order of time after the shift.
+    """Write ``events/NAME.csv`` for each recording: the events at the threshold, shifted and in order of time.
 
     Columns: ``onset_secs`` (s, shifted), ``note`` (MIDI), ``velocity`` (0-127), ``prob``.
     """

@@ -1,17 +1,17 @@
-"""Note scores equal to mir_eval's, in time and memory linear in the number of notes.
+"""Note scores equal to mir_eval's, in near-linear time and memory.
 
 The measures are those of ``mir_eval.transcription`` with offsets ignored (Bay et al.,
 ISMIR 2009) and of ``mir_eval.transcription_velocity`` (Hawthorne et al., arXiv 1710.11153,
-section 5): an estimated note is correct if it lies within the onset tolerance of a reference
-note of the same pitch, each note being used once, and, for the second, if its velocity is
-close to the reference's after one linear fit over all matched notes.
+section 5): an estimated note is correct if it is within the onset tolerance of a reference
+note of the same pitch, each note being matched at most once, and, for the second measure, if
+its velocity is close to the reference's after a linear fit over all matched notes.
 
-mir_eval compares every reference with every estimate. Here sorting finds the few candidates
-of each reference. Which of several maximum matchings is taken decides what the velocities
-are fitted to: `maximum_matching` takes mir_eval's. Only candidates that leave a choice take part;
-notes that share no candidate do not influence one another.
+mir_eval compares every reference with every estimate; here, sorting finds the few candidates
+of each reference. The velocity fit depends on which maximum matching is chosen:
+`maximum_matching` finds the same one as mir_eval. Unambiguous pairs are matched directly;
+notes without common candidates do not affect each other.
 
-Notes are arrays of float, one row a note. References have four columns: onset (s), offset (s,
+Notes are float arrays, one row per note. References have four columns: onset (s), offset (s,
 ignored), MIDI note, velocity. Estimates have three: onset (s), MIDI note, velocity on any scale.
 """
 
@@ -24,7 +24,7 @@ from mir_eval.util import f_measure
 from ov_piano.evaluation.matching import maximum_matching
 from ov_piano.settings import Tolerances
 
-_MARGIN_SECS = 1e-3  # candidates are gathered this much too widely, then tested exactly
+_MARGIN_SECS = 1e-3  # candidates are collected with this margin, then tested exactly
 
 
 class PRF(NamedTuple):
@@ -45,8 +45,8 @@ class Scores(NamedTuple):
 def score(reference: np.ndarray, estimate: np.ndarray, tolerances: Tolerances = Tolerances()) -> Scores:
     """Scores of ``estimate`` (m, 3) against ``reference`` (n, 4), columns as in the module's docstring.
 
-    Estimates before the recording's start (a negative shift of a note at its very beginning)
-    count as being at 0 s. All scores are 0 if either side is empty, as in mir_eval.
+    Estimated onsets before 0 s (due to a negative shift) count as 0 s. All scores are 0 if
+    either side is empty, as in mir_eval.
 
     :raises ValueError: wrong shape, values that are not finite, fractional notes, negative velocities.
     """
@@ -56,7 +56,7 @@ def score(reference: np.ndarray, estimate: np.ndarray, tolerances: Tolerances = 
 
 
 def check_notes(notes: np.ndarray, columns: int, what: str) -> np.ndarray:
-    """``notes`` as float array (n, columns); an empty sequence becomes (0, columns)."""
+    """Validated ``notes`` as a float array (n, columns); an empty sequence becomes (0, columns)."""
     notes = np.asarray(notes, dtype=np.float64)
     if notes.size == 0:
         return np.empty((0, columns))
@@ -81,25 +81,25 @@ def match_onsets(reference: np.ndarray, estimate: np.ndarray, tolerance_secs: fl
 
 
 def shifted_onsets(estimate: np.ndarray, shift_secs: float) -> np.ndarray:
-    """Onsets (m,) in seconds after adding the shift, none of them before 0."""
+    """Onsets (m,) in seconds after adding the shift, clipped at 0."""
     return np.maximum(estimate[:, 0] + shift_secs, 0.0)
 
 
 def are_near(ref_onsets: np.ndarray, est_onsets: np.ndarray, tolerance_secs: float) -> np.ndarray:
-    """mir_eval's test, pair by pair: the distance is rounded first, the tolerance itself is near."""
+    """mir_eval's test for each pair: the rounded distance is at most the tolerance."""
     return np.around(np.abs(ref_onsets - est_onsets), N_DECIMALS) <= tolerance_secs
 
 
 def candidate_pairs(reference: np.ndarray, estimate: np.ndarray, reach_secs: float) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (pairs,) of references and estimates with equal pitch: at least all those within ``reach_secs``.
+    """Indices (pairs,) of references and estimates with equal pitch, including all within ``reach_secs``.
 
-    Ordered by reference, then by estimate, as mir_eval finds them.
+    Sorted by reference, then by estimate, like mir_eval's.
     """
     if len(reference) == 0 or len(estimate) == 0:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     reach = reach_secs + _MARGIN_SECS
     ref_onsets, est_onsets = reference[:, 0], shifted_onsets(estimate, 0.0)
-    # One axis for all pitches, with each far enough from the next for none to be in reach.
+    # One axis for all pitches, spaced so that different pitches are out of reach of each other.
     pitch_step = np.ptp(np.concatenate([ref_onsets, est_onsets])) + 2 * reach + 1
     ref_places = reference[:, 2] * pitch_step + ref_onsets
     est_places = estimate[:, 1] * pitch_step + est_onsets
@@ -114,9 +114,9 @@ def candidate_pairs(reference: np.ndarray, estimate: np.ndarray, reach_secs: flo
 
 
 def match_pairs(refs: np.ndarray, ests: np.ndarray) -> np.ndarray:
-    """Maximum matching (k, 2) among candidate pairs, sorted by reference; the one that mir_eval takes.
+    """Maximum matching (k, 2) of candidate pairs, sorted by reference; the same as mir_eval's.
 
-    ``refs`` and ``ests`` are indices (pairs,), ordered as by :func:`candidate_pairs`.
+    ``refs`` and ``ests`` are indices (pairs,), sorted as by :func:`candidate_pairs`.
     """
     if len(refs) == 0:
         return np.empty((0, 2), np.int64)
@@ -141,7 +141,7 @@ def score_matches(
 ) -> Scores:
     """Both measures from the matches (k, 2).
 
-    ``num_estimates`` may be less than ``len(est_velocities)``: of how many the matches were chosen.
+    ``num_estimates``: number of estimates above the threshold, at most ``len(est_velocities)``.
     """
     close = velocities_are_close(ref_velocities, est_velocities, matches, tolerance_vel)
     totals = num_estimates, len(ref_velocities)
@@ -151,12 +151,12 @@ def score_matches(
 def velocities_are_close(
     ref_velocities: np.ndarray, est_velocities: np.ndarray, matches: np.ndarray, tolerance_vel: float
 ) -> np.ndarray:
-    """For each match (k, 2), whether the velocities agree after mir_eval's fit over all of them: bool (k,)."""
+    """Whether the velocities of each match (k, 2) agree after mir_eval's fit over all matches: bool (k,)."""
     if len(matches) == 0:
         return np.zeros(0, bool)
     lowest, highest = ref_velocities.min(), ref_velocities.max()
     target = ((ref_velocities - lowest) / max(1, highest - lowest))[matches[:, 0]]
-    # Same call on the same rows as mir_eval's, so that even differences at the tolerance fall alike.
+    # Same call on the same rows as in mir_eval, for equal rounding of differences at the tolerance.
     predictors = np.vstack([est_velocities[matches[:, 1]], np.ones(len(matches))]).T
     slope, intercept = np.linalg.lstsq(predictors, target, rcond=None)[0]
     return np.abs(slope * predictors[:, 0] + intercept - target) < tolerance_vel

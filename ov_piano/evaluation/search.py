@@ -1,8 +1,8 @@
-"""Scores for every pair of a decoding threshold and a time shift, sharing what the pairs have in common.
+"""Scores for every pair of decoding threshold and time shift, sharing work between the pairs.
 
-A recording is decoded once, at the lowest threshold: the events of a higher one are those of
-them with enough probability. Which estimates could match which reference at all is found once, for
-the largest shift; what is left for each pair is to filter these few candidates.
+Each recording is decoded once, at the lowest threshold; a higher threshold keeps the events with
+sufficient probability. Candidate matches are computed once, for the largest shift, and filtered
+for each pair.
 """
 
 import itertools
@@ -32,10 +32,10 @@ def search(
     shifts: Sequence[float],
     tolerances: Tolerances = Tolerances(),
 ) -> pd.DataFrame:
-    """Mean scores over the recordings, a row a (threshold, shift) in the order given, thresholds outside.
+    """Mean scores over the recordings, one row per (threshold, shift) in the order given, thresholds outermost.
 
-    ``references``: note arrays (n, 4); ``estimates``: event tables decoded at a threshold no higher than
-    the lowest of ``thresholds``; ``shifts`` in seconds, added to the onsets.
+    ``references``: note arrays (n, 4); ``estimates``: event tables decoded at or below the lowest of
+    ``thresholds``; ``shifts``: seconds added to the onsets.
     Columns: ``threshold``, ``shift``, `ONSET_COLUMNS`, `VELOCITY_COLUMNS`.
     """
     grids = [
@@ -48,17 +48,17 @@ def search(
 
 
 def best_row(found: pd.DataFrame, by: str = "F1") -> pd.Series:
-    """The row of a search with the highest value in column ``by``; the first of several."""
+    """The row of a search with the highest value in column ``by``; the first if there are several."""
     return found.loc[found[by].idxmax()]
 
 
 def best_timed_row(found: pd.DataFrame, late_secs: float, tie: float) -> pd.Series:
-    """The row of the best F1, its shift replaced by one that F1 hardly tells from it but that times onsets better.
+    """The row with the most accurate onset times among those with nearly the best F1.
 
-    Within the onset tolerance F1 does not see how early or late onsets are. Of the shifts that come
-    within ``tie`` of the best F1 at its threshold, this takes the one nearest to ``-late_secs``.
+    F1 ignores timing errors within the onset tolerance. Of the rows at the threshold of the best F1
+    that are within ``tie`` of it, this chooses the shift nearest to ``-late_secs``.
 
-    :param late_secs: how late the events of the best row's threshold are without a shift (s)
+    :param late_secs: mean delay of the events at that threshold without a shift (s)
     """
     best = best_row(found)
     rivals = found[(found["threshold"] == best["threshold"]) & (found["F1"] >= best["F1"] - tie)]
@@ -73,7 +73,7 @@ def score_recordings(
     shift: float,
     tolerances: Tolerances = Tolerances(),
 ) -> pd.DataFrame:
-    """Scores at one threshold and shift, a row a recording, indexed by name; columns as in :func:`search`."""
+    """Scores at one threshold and shift, one row per recording, indexed by name; columns as in :func:`search`."""
     rows = [
         score_grid(reference, events, [threshold], [shift], tolerances).ravel()
         for reference, events in zip(references, estimates, strict=True)
@@ -106,11 +106,11 @@ def score_grid(
 
 
 def above_threshold(events: pd.DataFrame, threshold: float) -> np.ndarray:
-    """Which events (m,) the decoder finds at this threshold."""
+    """Mask (m,) of the events that the decoder finds at this threshold."""
     return events["prob"].to_numpy(np.float64) >= threshold
 
 
 def as_notes(events: pd.DataFrame, shift: float = 0.0) -> np.ndarray:
-    """The scorer's estimate (m, 3) of an event table: onset (s), MIDI note, velocity."""
+    """An event table as an array (m, 3) for scoring: onset (s), MIDI note, velocity."""
     notes = events[["onset_secs", "note", "velocity"]].to_numpy(np.float64)
     return np.column_stack([shifted_onsets(notes, shift), notes[:, 1:]])

@@ -1,7 +1,7 @@
-"""Files and folders that are complete or not there, and locks between processes.
+"""Atomic writes of files and folders, and locks between processes.
 
-What is being written is a *partial*: a hidden sibling of its target, named after the machine and process that writes
-it, on disk before it is renamed. `remove_partials` deletes those of processes that were killed.
+Output is written to a *partial*, a hidden sibling of the target named after the writing machine and process, synced
+to disk and then renamed. `remove_partials` deletes the partials of processes that were killed.
 """
 
 import os
@@ -19,14 +19,14 @@ from filelock import FileLock, Timeout
 
 from ov_piano.errors import InputError
 
-ABANDONED_SECS = 3600  # a partial of another machine that did not change for so long has no writer any more
-NAME_LETTERS = 40  # of the target's name, as file systems limit the length of names
+ABANDONED_SECS = 3600  # a partial of another machine unchanged for this long is considered abandoned
+NAME_LETTERS = 40  # of the target's name, since file systems limit the length of names
 _PARTIAL = re.compile(r"\.(?P<machine>[^.]*)\.(?P<pid>\d+)\.[0-9a-f]{8}\.partial$")
 
 
 @contextmanager
 def name_os_errors(path: str | Path, partial: Path | None = None) -> Iterator[None]:
-    """Errors of the operating system in the block that name no file, or ``partial``, name ``path``: a full disk …"""
+    """Add ``path`` to OSErrors in the block that contain no path or ``partial``, such as those of a full disk."""
     try:
         yield
     except OSError as error:
@@ -37,9 +37,9 @@ def name_os_errors(path: str | Path, partial: Path | None = None) -> Iterator[No
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """A partial of ``path`` to write to; it becomes ``path`` when the block ends without an error.
+    """Yield a partial of ``path`` to write to; it is renamed to ``path`` when the block ends without an error.
 
-    After an error or Ctrl-C nothing is left of it, and an earlier file at ``path`` stays as it was.
+    After an error or Ctrl-C it is deleted, and an existing file at ``path`` is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """A new folder to write into; it becomes ``path`` when the block ends without an error, else it vanishes."""
+    """Yield a new folder to write to; it is renamed to ``path`` when the block ends without an error, else deleted."""
     path = Path(path)
     partial = partial_path(path)
     partial.mkdir(parents=True)
@@ -72,7 +72,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def partial_path(path: Path, pid: int | None = None) -> Path:
-    """Where the process ``pid`` of this machine, by default this one, writes what is to become ``path``."""
+    """The path of the partial of ``path`` for process ``pid`` (default: this process) on this machine."""
     writer = f"{_machine()}.{os.getpid() if pid is None else pid}.{uuid.uuid4().hex[:8]}"
     return path.with_name(f".{path.name[:NAME_LETTERS]}.{writer}.partial")
 
@@ -89,9 +89,9 @@ def remove_partials(folder: str | Path) -> None:
 
 @contextmanager
 def locked(path: str | Path, wait: bool = True) -> Iterator[None]:
-    """Hold the lock ``path``.lock, one process at a time. File systems that cannot lock let everybody in.
+    """Hold the lock ``path``.lock, one process at a time. No effect on file systems without locks.
 
-    :raises InputError: with ``wait=False``, another process holds it
+    :raises InputError: ``wait`` is false and another process holds the lock
     """
     path = Path(path)
     lock = FileLock(path.with_name(path.name + ".lock"), timeout=-1 if wait else 0)
@@ -105,7 +105,7 @@ def locked(path: str | Path, wait: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows: not while it is open
+        with suppress(OSError):  # Windows cannot delete an open file
             os.unlink(lock.lock_file)
         lock.release()
 
@@ -115,7 +115,7 @@ def _machine() -> str:
 
 
 def _is_abandoned(path: Path, machine: str, pid: int) -> bool:
-    if machine == _machine() and sys.platform != "win32":  # where there is no harmless signal
+    if machine == _machine() and sys.platform != "win32":  # Windows: no harmless signal to probe with
         return not _is_alive(pid)
     with suppress(FileNotFoundError):
         return time.time() - path.stat().st_mtime > ABANDONED_SECS
@@ -133,7 +133,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """Have the contents on disk before their name says that they are complete."""
+    """Sync the contents to disk before the file is renamed."""
     handle = os.open(path, os.O_RDWR)
     try:
         os.fsync(handle)

@@ -1,19 +1,19 @@
-"""The processor's cores: how many this process may use, and how its threads share them with other programs."""
+"""CPU cores: how many this process may use, and how its threads share them with other processes."""
 
 import os
 from pathlib import Path
 
-SPINS = 10_000  # how often a waiting thread looks before it sleeps: less than a millisecond; libgomp's default: 300,000
+SPINS = 10_000  # iterations a waiting thread spins before it sleeps: less than 1 ms; libgomp's default: 300,000
 
 
 def available_cores(cgroups: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
-    """Cores that this process may use: those it is bound to, at most its containers' quotas (rounded up)."""
+    """Number of cores this process may use: its CPU affinity, limited by the cgroup quotas (rounded up)."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min([bound, *(max(1, -int(-quota // 1)) for quota in _quotas(cgroups, membership))])
 
 
 def _quotas(cgroups: Path, membership: Path) -> list[float]:
-    """Cores granted by this process's control groups (versions 1 and 2) and all those above them."""
+    """CPU quotas, in cores, of this process's cgroups (v1 and v2) and their parents."""
     quotas = []
     try:
         lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
@@ -32,7 +32,7 @@ def _quotas(cgroups: Path, membership: Path) -> list[float]:
 
 
 def _quota(folder: Path) -> list[float]:
-    """The quota of one control group, if it has one: microseconds of processor time over microseconds."""
+    """The CPU quota of one cgroup in cores (quota over period), or an empty list."""
     try:
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text().split()
@@ -44,10 +44,10 @@ def _quota(folder: Path) -> list[float]:
 
 
 def configure_openmp() -> None:
-    """Let OpenMP's threads sleep soon, and start no more of them than there are cores; the user's settings win.
+    """Make OpenMP threads sleep soon and start at most one per available core, unless the user has set otherwise.
 
-    OpenMP reads the environment when torch is imported. Threads that wait for work spin first, since waking takes
-    longer; where another program needs the core, that costs up to three times the time. See ``make bench``, "sharing".
+    OpenMP reads the environment when torch is imported. Waiting threads spin, since waking up takes longer; if other
+    processes need the cores, spinning makes everything up to three times slower. See ``make bench``, "sharing".
     """
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         os.environ["GOMP_SPINCOUNT"] = str(SPINS)

@@ -1,4 +1,4 @@
-"""Where tensors live."""
+"""Torch devices."""
 
 import torch
 
@@ -8,17 +8,17 @@ DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def select_device(name: str, tf32: bool = True) -> torch.device:
-    """The torch device called ``name`` ("cpu", "cuda", "cuda:1", "mps"), checked to be usable.
+    """The torch device ``name`` ("cpu", "cuda", "cuda:1", "mps"), checked to be usable.
 
-    :param tf32: on CUDA, compute float32 products in TF32, for the whole process
-    :raises InputError: no such device here
+    :param tf32: use TF32 for float32 matrix products on CUDA; affects the whole process
+    :raises InputError: the device is not available
     """
     try:
         device = torch.device(name)
     except RuntimeError:
         raise InputError(f"DEVICE={name}: not a usable device, expected cpu, cuda, cuda:1 or the like") from None
     try:
-        torch.empty(1, device=device).item()  # raises where there are no values, as on "meta"
+        torch.empty(1, device=device).item()  # raises on "meta", which has no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"DEVICE={name}: not a usable device here ({reason})") from None

@@ -1,4 +1,4 @@
-"""The memory pool of this process."""
+"""Memory allocation of this process."""
 
 import ctypes
 
@@ -6,10 +6,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of glibc's mallopt
 
 
 def keep_freed_memory() -> bool:
-    """Let this process reuse the memory of freed tensors instead of returning it to the system at once.
+    """Make this process reuse the memory of freed tensors instead of returning it to the system.
 
-    By default glibc maps each large tensor anew, and the kernel clears its pages on first touch, which takes
-    longer than most elementwise operations. Returns whether it applies (glibc only).
+    By default, glibc maps new memory for each large tensor, and the kernel zeroes its pages on first access, which
+    takes longer than most elementwise operations. Returns whether the setting took effect (glibc only).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""What worker processes of any kind have in common."""
+"""Setup shared by all worker processes."""
 
 import multiprocessing
 import os
@@ -6,7 +6,7 @@ import threading
 
 
 def follow_parent() -> None:
-    """From now on this worker process ends when the one that started it does, however that ends."""
+    """Make this worker process exit when its parent exits or is killed."""
 
     def wait() -> None:
         multiprocessing.parent_process().join()
