@@ -1,1 +1,1 @@
-"""Pictures, drawn without a display."""
+"""Plots, drawn without a display."""

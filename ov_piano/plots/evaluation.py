@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: scores over thresholds and shifts, and the best, median and worst recording."""
+"""Plots of an evaluation: scores over thresholds and shifts, and the best, median and worst recording."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,19 +14,19 @@ from ov_piano.plots.style import BLUE, DARK, GREEN, LIGHT, VERMILION, new_figure
 
 CURVES = (("precision", GREEN, "^:"), ("recall", VERMILION, "s--"), ("F1", BLUE, "o-"))
 AXIS_LABELS = {"threshold": "threshold (onset probability)", "shift": "shift added to onsets (s)"}
-WIDTH, HEIGHT = 11, 4.5  # inches, of a row of the search's picture
+WIDTH, HEIGHT = 11, 4.5  # inches, of a row of the search plot
 
 
 def draw_search(found: pd.DataFrame, threshold: float, shift: float, path: Path) -> None:
-    """Save `search_figure`; no picture if a single point was searched."""
+    """Save `search_figure`, unless there is only one threshold and shift."""
     if figure := search_figure(found, threshold, shift):
         save(figure, path)
 
 
 def search_figure(found: pd.DataFrame, threshold: float, shift: float) -> Figure | None:
-    """Precision, recall and F1 through the chosen point of a search, along each setting that took several values.
+    """Precision, recall and F1 through the chosen point of a search, along each axis with several values.
 
-    :param found: table as `search` gives it, with a row for ``threshold`` and ``shift`` (s)
+    :param found: result of `search`, with a row for ``threshold`` and ``shift`` (s)
     """
     varied = [name for name in ("threshold", "shift") if found[name].nunique() > 1]
     if not varied:
@@ -57,9 +57,9 @@ def _draw_curves(axes: Axes, line: pd.DataFrame, along: str, columns: list[str],
 
 
 def notable_recordings(f1: np.ndarray) -> list[tuple[int, str]]:
-    """The recordings to look at: (index, "best" | "worst" | "median"), none twice.
+    """The recordings to plot: (index, "best" | "worst" | "median"), without duplicates.
 
-    Of an even number of recordings the lower of the two medians; of equal scores the first is the worst.
+    For an even number of recordings, the lower median; the first of equal scores is the worst.
     """
     order = np.argsort(f1, kind="stable")
     chosen: dict[int, str] = {}
@@ -71,11 +71,11 @@ def notable_recordings(f1: np.ndarray) -> list[tuple[int, str]]:
 def draw_recordings(
     folder: Path, scores: pd.DataFrame, transcribed: Callable[[int], Transcribed], threshold: float, shift: float
 ) -> list[Path]:
-    """Save pictures of the best, worst and median recording by onset F1.
+    """Save plots of the best, worst and median recording by onset F1.
 
-    :param folder: gets ``NAME.png``, or ``NAME_01.png`` … of a recording that needs several pages
-    :param scores: as `score_recordings` gives them, at ``threshold`` and ``shift`` (s)
-    :param transcribed: gives the recording of an index; one is held at a time
+    :param folder: for ``NAME.png``, or ``NAME_01.png`` … if a recording needs several pages
+    :param scores: result of `score_recordings` at ``threshold`` and ``shift`` (s)
+    :param transcribed: returns the recording of an index; called for one at a time
     """
     paths = []
     for index, rank in notable_recordings(scores["F1"].to_numpy()):

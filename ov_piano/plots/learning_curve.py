@@ -1,4 +1,4 @@
-"""How a training goes: losses, learning rate and cross-validation scores over its steps."""
+"""The learning curve: losses, learning rate and cross-validation scores over the training steps."""
 
 import json
 from array import array
@@ -16,16 +16,16 @@ from ov_piano.plots.style import BLUE, DARK, LIGHT, VERMILION, new_figure, save,
 PER_STEP = ("onset_loss", "velocity_loss", "velocity_loss_floor", "lr")
 NOT_IN_OLD_LOGS = ("velocity_loss_floor",)
 PER_VALIDATION = ("F1", "F1_velocities")
-MOST_POINTS = 2000  # of a line; about the pixels that there are
+MOST_POINTS = 2000  # of a line; about its width in pixels
 MOST_MARKERS = 150
 WIDTH, HEIGHT = 9, 9  # inches
 
 
 class LearningCurve:
-    """Keeps ``OUTPUT_DIR/learning_curve.png`` current, and draws it a last time where its ``with`` block ends.
+    """Updates ``OUTPUT_DIR/learning_curve.png``, for the last time at the end of the ``with`` block.
 
     :param output_dir: of script 1, with the logs in ``txt_logs/*.jsonl``
-    :param writer: false in processes that are to write nothing
+    :param writer: false for processes that must not write
     """
 
     def __init__(self, output_dir: str | Path, writer: bool = True) -> None:
@@ -34,7 +34,7 @@ class LearningCurve:
         self._history = History(Path(output_dir) / "txt_logs")
 
     def refresh(self) -> None:
-        """Draw what has been logged by now; if that fails, warn."""
+        """Plot the logs so far; on failure, only warn."""
         if not self.writer:
             return
         with warn_on_error(str(self.path)):
@@ -50,10 +50,10 @@ class LearningCurve:
 
 
 class History:
-    """The numbers in a folder's JSON-lines logs, joined in the order of the logs' names, which is that of time.
+    """The numbers in a folder's JSON-lines logs, in the order of the file names, which is chronological.
 
-    A record of a step replaces what is known of this and later steps: a run that was killed and
-    continues from its last saved state takes some steps again, and one from scratch takes all.
+    A record of a step replaces those of this and all later steps, since a resumed run repeats the
+    steps after its last saved state, and a new run repeats all.
 
     ``steps``: column name -> values, ``step`` and `PER_STEP`; ``scores``: ``step`` and `PER_VALIDATION`.
     """
@@ -65,7 +65,7 @@ class History:
         self._read_to: dict[Path, int] = {}  # bytes
 
     def read_on(self) -> None:
-        """Take in what was logged since the last call. A line that a kill cut off is left out."""
+        """Read what was logged since the last call. Skips incomplete lines."""
         for path in sorted(self.folder.glob("*.jsonl")):
             with path.open("rb") as file:
                 file.seek(self._read_to.get(path, 0))
@@ -98,12 +98,12 @@ def _append(table: dict[str, array], step: int, record: dict, names: tuple[str, 
 
 
 def smoothing_window(steps: int) -> int:
-    """Odd number of steps to average over: a hundredth of all, but enough to tame the noise of single batches."""
+    """Odd number of steps to average over: a hundredth of all, but enough to smooth the noise of single batches."""
     return max(steps // 100, min(steps // 4, 25)) | 1
 
 
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred mean over ``window`` (odd) values, over fewer at the ends; same length as ``values``."""
+    """Centred moving average over ``window`` (odd) values, fewer at the ends; same length as ``values``."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     place, reach = np.arange(len(values)), window // 2
     begins, ends = np.maximum(place - reach, 0), np.minimum(place + reach + 1, len(values))
@@ -111,7 +111,7 @@ def smoothed(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def thinned(steps: np.ndarray, values: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most ``most`` points with the same outline: each run of steps is replaced by its lowest and highest value."""
+    """At most ``most`` points with the same envelope: the lowest and highest value of each block of steps."""
     size = -(-2 * len(steps) // most)
     if size <= 2:
         return steps, values
@@ -121,7 +121,7 @@ def thinned(steps: np.ndarray, values: np.ndarray, most: int = MOST_POINTS) -> t
 
 
 def draw(history: History) -> Figure:
-    """The picture of a history with at least one step."""
+    """The learning curve of a history with at least one step."""
     steps = {name: np.array(column) for name, column in history.steps.items()}
     figure = new_figure(WIDTH, HEIGHT)
     losses, rate, scores = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1.3, 3))
@@ -141,12 +141,12 @@ def draw(history: History) -> Figure:
 
 
 def _positive(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A gap where a value has no logarithm: velocities cost nothing in a batch without onsets."""
+    """Replace values without a logarithm by NaN: the velocity loss of a batch without onsets is 0."""
     return steps, np.where(values > 0, values, np.nan)
 
 
 def _draw_losses(axes: Axes, steps: dict[str, np.ndarray]) -> None:
-    """The velocity loss is drawn as its excess over the targets' entropy if that is known of all steps."""
+    """Plot the losses; the velocity loss minus the entropy of its targets, if the logs contain it for all steps."""
     window = smoothing_window(len(steps["step"]))
     floor, above = steps["velocity_loss_floor"], " above the entropy of the targets"
     if np.isnan(floor).any():
@@ -183,5 +183,5 @@ def _draw_scores(axes: Axes, scores: dict[str, np.ndarray]) -> None:
 
 
 def _legend(axes: Axes, title: str | None) -> None:
-    """Above the axes, where no line can run behind it."""
+    """Place the legend above the axes, to not hide any line."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, title=title, alignment="left")

@@ -1,4 +1,4 @@
-"""A transcribed recording against the truth over time: log-mel, what the network says, and which notes were right."""
+"""A transcription compared with its reference over time: log-mel, network output, correct and wrong notes."""
 
 import math
 from collections.abc import Iterator
@@ -29,13 +29,13 @@ from ov_piano.plots.style import (
 from ov_piano.settings import Tolerances
 from ov_piano.transcription.events import MAX_VELOCITY
 
-ROW_SECS = 30  # at most; all rows of a recording are equally long
+ROW_SECS = 30  # at most; all rows of a recording have the same length
 ROWS_A_PAGE = 4
 WIDTH, ROW_HEIGHT, HEAD_HEIGHT = 16, 8, 1  # inches
 PANEL_HEIGHTS = (1.4, 1.8, 1.8, 2.6)  # relative
-OUTLINE = "0.55"  # of true notes
-LEAST_PROB = 0.1  # where onsets are less probable, velocities mean nothing and are not shown
-OUTCOMES = {  # name -> looks of its mark
+OUTLINE = "0.55"  # of reference notes
+LEAST_PROB = 0.1  # velocities with a lower onset probability are meaningless and not shown
+OUTCOMES = {  # name -> marker style
     "hit": {"marker": "o", "color": BLUE, "s": 16, "zorder": 4},
     "hit, velocity off": {"marker": "s", "edgecolor": SKY, "facecolor": "none", "s": 16, "linewidth": 1.4, "zorder": 4},
     "missed": {"marker": "x", "color": VERMILION, "s": 30, "linewidth": 1.6, "zorder": 3},
@@ -45,14 +45,14 @@ OUTCOMES = {  # name -> looks of its mark
 
 @dataclass(frozen=True)
 class Transcribed:
-    """A recording with all that there is to draw.
+    """A recording with everything to plot.
 
     :param logmel: (mels, t) in dB
     :param onset_probs: (keys, t) in 0-1
     :param velocities: (keys, t) in 0-1
-    :param reference: true notes (n, 4), as scored: onset (s), offset (s), MIDI note, velocity
+    :param reference: reference notes (n, 4), as scored: onset (s), offset (s), MIDI note, velocity
     :param estimate: detected notes (m, 3), as scored: onset (s), MIDI note, velocity
-    :param mel_range_hz: frequencies of the lowest and the highest mel band's outer edges
+    :param mel_range_hz: lower edge of the lowest and upper edge of the highest mel band
     """
 
     logmel: np.ndarray
@@ -66,16 +66,16 @@ class Transcribed:
 
     @property
     def seconds(self) -> float:
-        """Long enough for every frame and every note, also where the MIDI file goes on after the audio."""
+        """Duration up to the last frame or note: the MIDI file may be longer than the audio."""
         onsets = [*self.reference[:, 0], *self.estimate[:, 0]]
         return max([self.logmel.shape[1] * self.frame_secs, *(onset + self.frame_secs for onset in onsets)])
 
 
 def outcomes(reference: np.ndarray, estimate: np.ndarray, tolerances: Tolerances) -> dict[str, np.ndarray]:
-    """How each note fared in scoring: name as in `OUTCOMES` -> (k, 2) of onset (s) and MIDI note.
+    """The notes by scoring result: name as in `OUTCOMES` -> (k, 2) of onset (s) and MIDI note.
 
-    A hit with another velocity counts for onsets, but not for onsets with velocities. Hits are where they
-    were detected, misses where they should have been.
+    A hit with a wrong velocity counts for onsets, but not for onsets with velocities. Hits have their detected
+    onset, misses their reference onset.
     """
     matches = match_onsets(reference, estimate, tolerances.onset_secs)
     close = velocities_are_close(reference[:, 3], estimate[:, 2], matches, tolerances.velocity)
@@ -92,7 +92,7 @@ def outcomes(reference: np.ndarray, estimate: np.ndarray, tolerances: Tolerances
 
 
 def pages(recording: Transcribed, title: str) -> Iterator[Figure]:
-    """The recording in rows of up to `ROW_SECS`, a figure for every `ROWS_A_PAGE` rows: see `page_count`."""
+    """Plot the recording in rows of up to `ROW_SECS`, one figure per `ROWS_A_PAGE` rows."""
     rows = _row_count(recording)
     row_secs = max(recording.seconds / rows, 1.0)
     notes = outcomes(recording.reference, recording.estimate, recording.tolerances)
@@ -102,14 +102,14 @@ def pages(recording: Transcribed, title: str) -> Iterator[Figure]:
         begins = [row * row_secs for row in range(page * ROWS_A_PAGE, min(rows, (page + 1) * ROWS_A_PAGE))]
         figure = new_figure(WIDTH, ROW_HEIGHT * len(begins) + HEAD_HEIGHT)
         page_title = title + (f" (page {page + 1} of {count})" if count > 1 else "")
-        figure.suptitle(page_title, parse_math=False)  # file names may hold dollar signs
+        figure.suptitle(page_title, parse_math=False)  # file names may contain dollar signs
         for part, begin in zip(figure.subfigures(len(begins), 1, squeeze=False)[:, 0], begins, strict=True):
             _draw_row(part, recording, notes, begin, begin + row_secs)
         yield figure
 
 
 def page_count(recording: Transcribed) -> int:
-    """How many figures `pages` makes."""
+    """Number of figures that `pages` yields."""
     return math.ceil(_row_count(recording) / ROWS_A_PAGE)
 
 
@@ -154,7 +154,7 @@ def _draw_map(axes: Axes, values: np.ndarray, extent: tuple, label: str) -> Axes
 
 
 def _draw_truth(axes: Axes, reference: np.ndarray) -> None:
-    """True notes (n, 4) as outlines from onset to offset."""
+    """Draw reference notes (n, 4) as outlines from onset to offset."""
     onset, offset, note, _ = reference.T
     low, high = note - 0.4, note + 0.4
     corners = [onset, low], [onset, high], [offset, high], [offset, low]

@@ -1,4 +1,4 @@
-"""What `transcribe` found: log-mel above, notes coloured by velocity below, in rows like the systems of a score."""
+"""Plot of a transcription: log-mel above, notes coloured by velocity below, in rows like the systems of a score."""
 
 import math
 
@@ -22,15 +22,15 @@ from ov_piano.plots.style import (
 from ov_piano.transcription.midi_writer import to_notes
 from ov_piano.transcription.stream import SpooledLogMel
 
-ROW_SECS, SPARE_SECS = 30, 1  # a row, and how much longer it may be; beyond MOST_ROWS rows all grow longer
+ROW_SECS, SPARE_SECS = 30, 1  # row length, and tolerance to avoid a short extra row; rows get longer beyond MOST_ROWS
 MOST_ROWS = 10
-WIDTH, ROW_HEIGHT, FRAME_HEIGHT, DPI = 9.5, 3.8, 0.6, 150  # inches; few of them, so that the type is large
+WIDTH, ROW_HEIGHT, FRAME_HEIGHT, DPI = 9.5, 3.8, 0.6, 150  # inches; small, so that the text is large
 PANEL_HEIGHTS = (1, 1.4)  # relative: spectrogram, notes
-COLUMNS = 1500  # pixels of a row's spectrogram
+COLUMNS = 1500  # of a row's spectrogram, in pixels
 
 
 def plot_transcription(logmel: SpooledLogMel, events: pd.DataFrame, note_secs: float, title: str) -> Figure:
-    """The picture of one recording of any length; events as `detect_events` gives them."""
+    """Plot a recording of any length with its event table from `detect_events`."""
     rows = min(MOST_ROWS, max(1, math.ceil((logmel.seconds - SPARE_SECS) / ROW_SECS)))
     row_secs = max(logmel.seconds / rows, 1.0)
     figure = new_figure(WIDTH, ROW_HEIGHT * rows + FRAME_HEIGHT, DPI)
@@ -71,7 +71,7 @@ def _draw_logmel(axes: Axes, logmel: SpooledLogMel, begin_secs: float, end_secs:
 
 
 def _draw_notes(axes: Axes, notes: np.ndarray, colours: tuple[float, float]) -> LineCollection:
-    """Notes (n, 4) as horizontal bars with a mark at the onset; ``colours`` as `velocity_range` gives them."""
+    """Draw notes (n, 4) as horizontal bars with a marker at the onset; ``colours``: see `velocity_range`."""
     onset, offset, note, velocity = notes.T
     segments = np.stack([np.stack([onset, note], 1), np.stack([offset, note], 1)], 1)  # (n, 2 ends, 2)
     lines = LineCollection(
