@@ -1,4 +1,4 @@
-"""Files and folders that are complete or not there."""
+"""Atomic writes of files and folders."""
 
 import errno
 import os

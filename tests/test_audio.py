@@ -1,4 +1,4 @@
-"""Log-mels: golden arrays, torchaudio as the reference, and audio files of every sort."""
+"""Log-mels: golden arrays, torchaudio as the reference, and many kinds of audio files."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def test_logmel_equals_the_golden_one(tmp_path, rate):
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(44100, 23.456), (22050, 10.0), (96000, 10.00007), (11025, 0.2)])
-def test_block_by_block_equals_torchaudio_on_the_whole_file(tmp_path, rate, seconds):
+def test_blockwise_logmel_equals_torchaudio_on_the_whole_file(tmp_path, rate, seconds):
     noise = np.random.default_rng(0).normal(0, 0.1, (int(seconds * rate), 2)).astype(np.float32)
     noise *= np.linspace(0, 1, len(noise), dtype=np.float32)[:, None] ** 6  # so that the floor matters
     sf.write(tmp_path / "noise.wav", noise, rate, subtype="FLOAT")
@@ -42,7 +42,7 @@ def test_block_by_block_equals_torchaudio_on_the_whole_file(tmp_path, rate, seco
 
 
 @pytest.mark.parametrize(("window", "hop"), [(1023, 100), (512, 512)])
-def test_number_of_frames_is_known_beforehand(window, hop):
+def test_logmel_frames_predicts_the_number_of_frames(window, hop):
     settings = LogMelSettings(window=window, hop=hop, mels=20)
     for samples in (1600, 1601, 3999):
         logmel = LogMel(settings)(torch.rand(samples))
@@ -61,12 +61,12 @@ def test_channels_rates_and_sample_formats_are_read(tmp_path, subtype, rate, cha
     np.testing.assert_allclose(wave[200:-200], expected[200:-200], atol=0.01)
 
 
-def test_silence_has_the_floor_everywhere(tmp_path):
+def test_logmel_of_silence_is_the_floor(tmp_path):
     sf.write(tmp_path / "silent.wav", np.zeros(16000), 16000)
     np.testing.assert_array_equal(LogMel()(load_mono(tmp_path / "silent.wav")), np.full((250, 42), -100, np.float32))
 
 
-def test_wave_without_a_length_in_its_header_is_read_to_its_end(tmp_path):
+def test_wave_files_without_a_length_are_read_to_their_end(tmp_path):
     path = tmp_path / "streamed.wav"
     sf.write(path, np.ones(1000) * 0.5, 16000)
     contents = bytearray(path.read_bytes())
@@ -117,7 +117,7 @@ def _spoil(path: Path, case: str) -> None:
         "no simple ratio",
     ],
 )
-def test_bad_files_are_named_with_the_reason(tmp_path, case):
+def test_unusable_audio_is_refused_with_path_and_reason(tmp_path, case):
     path = tmp_path / "bad.wav"
     _spoil(path, case)
     with pytest.raises(InputError, match=case) as error:

@@ -1,4 +1,4 @@
-"""Samples as they arrive: the same log-mel as of the whole, to the last bit however the stream is cut."""
+"""Streaming log-mel: equal to that of the whole recording, bit-identical for any block sizes."""
 
 import numpy as np
 import pytest

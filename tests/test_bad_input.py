@@ -1,4 +1,4 @@
-"""What users give that cannot be used: each script ends with one line and status 2, and changes nothing."""
+"""Invalid user input: each script prints a one-line error, exits with status 2 and changes nothing."""
 
 import hashlib
 import os

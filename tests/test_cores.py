@@ -47,7 +47,7 @@ def test_each_command_sets_the_waiting_before_torch_is_imported(command):
 
 
 @pytest.mark.parametrize("own", [{"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "5"}, {"OMP_NUM_THREADS": "7"}])
-def test_the_users_settings_win(monkeypatch, own):
+def test_user_settings_take_precedence(monkeypatch, own):
     names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
     for name in names:
         monkeypatch.delenv(name, raising=False)

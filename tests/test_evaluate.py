@@ -61,7 +61,7 @@ def test_peaks_become_events_in_seconds_notes_and_midi_velocities(chunk_secs):
     assert events["prob"].tolist() == pytest.approx([0.399] * 3, abs=0.001)  # the blur's highest weight
 
 
-def test_recordings_keep_their_order_and_may_hold_nothing():
+def test_recordings_keep_their_order_and_may_have_no_events():
     loud, silent = torch.full((MELS, 60), -10.0), torch.full((MELS, 60), -10.0)
     loud[5, 30] = 10
     tables = transcribe([(silent, None, ()), (loud, None, ()), (silent[:, :1], None, ())])
@@ -156,7 +156,7 @@ def test_script_searches_tests_and_writes_what_it_prints(maestro_case, tmp_path)
             assert re.search(printed, done.stdout.split(f"\n{name.upper().replace('_', '+')}\n")[1])
 
 
-def test_script_lets_timing_decide_a_tie(maestro_case, tmp_path, capsys):
+def test_search_tie_chooses_the_most_accurate_shift(maestro_case, tmp_path, capsys):
     """With a tie of 1 every shift is as good as the best, so that the best timed of them is taken."""
     search = {"SEARCH_THRESHOLDS": "[0.3]", "SEARCH_SHIFTS": "[5,-0.01,-5]", "SEARCH_TIE": "1"}
     settings = maestro_case | search | {"XV_TAKE_ONE_EVERY": "2", "OUTPUT_DIR": str(tmp_path)}
@@ -170,7 +170,7 @@ def test_script_lets_timing_decide_a_tie(maestro_case, tmp_path, capsys):
 
 
 def test_script_on_maps_with_one_threshold_and_shift(toy_maps, tmp_path, capsys):
-    """Known by the files' names; tested on the Disklaviers. Nothing to search, so validation is left out."""
+    """Recognised by the file names; tested on the Disklaviers. A single point skips the search."""
     case = write_case(tmp_path, "MAPS", maps.load_recordings(toy_maps))
     settings = case | {"MAPS_PATH": str(toy_maps), "OUTPUT_DIR": str(tmp_path / "out"), "SEARCH_THRESHOLDS": "[0.3]"}
     script = load_script(SCRIPT)
@@ -256,7 +256,7 @@ def test_a_listing_that_cannot_be_used_is_one_line(maestro_case, tmp_path, capsy
         ({"MAESTRO_VERSION": "2"}, "MAESTRO_VERSION=2"),
     ],
 )
-def test_script_names_what_it_cannot_use(maestro_case, tmp_path, capsys, settings, message):
+def test_unusable_input_is_refused_in_one_line(maestro_case, tmp_path, capsys, settings, message):
     assert message in refusal(maestro_case | {"OUTPUT_DIR": str(tmp_path / "out")} | settings, capsys)
     assert not (tmp_path / "out").exists()
 

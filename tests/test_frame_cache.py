@@ -1,4 +1,4 @@
-"""The uncompressed copy that training reads: same values, never stale, never in the way."""
+"""The frame cache: same values as the stores, never stale, optional."""
 
 import logging
 import multiprocessing

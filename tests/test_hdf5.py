@@ -1,4 +1,4 @@
-"""Stores: names, what plain h5py writes and reads, and files that are no stores."""
+"""Stores: names, equality with plain h5py, and invalid files."""
 
 import pickle
 import subprocess
@@ -79,7 +79,7 @@ def contents(path):
 
 
 @pytest.mark.parametrize("write", [write_ours, write_chunked, lambda path: write_chunked(path, offset=100)])
-def test_our_files_are_those_of_plain_h5py(tmp_path, write):
+def test_stores_equal_files_written_with_plain_h5py(tmp_path, write):
     write_plain(tmp_path / "plain.h5")
     write(tmp_path / "ours.h5")
     assert contents(tmp_path / "ours.h5") == contents(tmp_path / "plain.h5")

@@ -90,31 +90,31 @@ TABLE = {
 
 
 @pytest.mark.parametrize(("messages", "notes"), TABLE.values(), ids=TABLE)
-def test_gestures_give_the_notes_of_a_hand_worked_table(messages, notes):
+def test_notes_equal_a_hand_worked_table(messages, notes):
     keyboard = play(messages, last_secs=10)
     assert sorted(keyboard.notes) == notes
     assert (keyboard.restruck, keyboard.unmatched) == (0, 0)
 
 
-def test_restruck_key_is_lifted_a_millisecond_before():
+def test_an_overlapping_note_ends_a_millisecond_before_the_next_onset():
     keyboard = play([down(1, 60, 10), down(2, 60, 20), up(3, 60), up(4, 60)], last_secs=10)
     assert keyboard.notes == [(1, 2 - 0.001, 60, 10), (2, 3, 60, 20)]
     assert (keyboard.restruck, keyboard.unmatched) == (1, 1)
 
 
 @pytest.mark.parametrize("pedal", [SUSTAIN, SOSTENUTO])
-def test_restruck_key_held_by_a_pedal_sounds_until_the_new_onset(pedal):
+def test_an_overlapping_note_held_by_a_pedal_ends_at_the_next_onset(pedal):
     keyboard = play([down(1, 60, 10), (1.5, True, pedal, 127), down(2, 60, 20), up(3, 60)], last_secs=10)
     assert sorted(keyboard.notes) == [(1, 2, 60, 10), (2, 10, 60, 20)]
     assert keyboard.restruck == 1
 
 
-def test_restruck_within_a_millisecond_never_ends_before_its_onset():
+def test_an_overlap_within_a_millisecond_never_ends_before_its_onset():
     keyboard = play([down(1, 60, 10), down(1.0005, 60, 20), up(3, 60)], last_secs=10)
     assert keyboard.notes == [(1, 1, 60, 10), (1.0005, 3, 60, 20)]
 
 
-def test_lifting_a_resonant_key_is_ignored():
+def test_a_note_off_of_a_resonant_key_is_unmatched_and_ignored():
     keyboard = play([sustain(0, 127), down(1, 60), up(2, 60), up(3, 60), sustain(4, 0)], last_secs=10)
     assert keyboard.notes == [(1, 4, 60, 80)]
     assert keyboard.unmatched == 1
@@ -164,7 +164,7 @@ gestures = st.tuples(
 
 
 @given(st.lists(gestures, max_size=60), st.booleans())
-def test_any_gestures_equal_an_obvious_implementation(gestures, extend_sustain):
+def test_any_messages_equal_a_reference_implementation(gestures, extend_sustain):
     messages, secs = [], 0.0
     for delta, gesture in gestures:
         secs += delta

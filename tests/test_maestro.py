@@ -40,12 +40,12 @@ def test_splits_and_years_filter_the_recordings(toy_maestro):
     assert [rec.metadata.year for rec in load_recordings(toy_maestro, years=[2009, 2018])] == [2009] * 2 + [2018] * 2
 
 
-def test_a_missing_year_is_a_subset(tree):
+def test_missing_year_folders_are_skipped(tree):
     shutil.rmtree(tree / "2004")
     assert [recording.metadata.year for recording in load_recordings(tree)] == [2009, 2009, 2018, 2018]
 
 
-def test_audio_may_be_absent_where_it_is_not_needed(tree):
+def test_audio_is_optional_without_need_audio(tree):
     for path in tree.rglob("*.wav"):
         path.unlink()
     assert len(load_recordings(tree, need_audio=False)) == 8
@@ -76,7 +76,7 @@ def test_audio_may_be_absent_where_it_is_not_needed(tree):
         (lambda root: [shutil.rmtree(root / year) for year in ("2004", "2009", "2018")], "no recording left"),
     ],
 )
-def test_broken_trees_are_named(tree, spoil, message):
+def test_broken_trees_are_refused_with_the_path(tree, spoil, message):
     spoil(tree)
     with pytest.raises(InputError, match=message):
         load_recordings(tree)

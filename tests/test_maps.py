@@ -72,7 +72,7 @@ def test_pieces_are_recognised_across_instruments():
     assert piece_of("MAPS_ISOL_CH0.3_M_AkPnBcht") is None
 
 
-def test_everything_is_listed_in_order(toy_maps):
+def test_recordings_are_sorted_by_instrument_category_and_name(toy_maps):
     recordings = load_recordings(toy_maps)
     assert len(recordings) == 11
     assert [tuple(rec.metadata) for rec in recordings[:4]] == [
@@ -96,7 +96,7 @@ def test_instruments_and_categories_filter_the_recordings(toy_maps):
     ]
 
 
-def test_absent_folders_are_named(toy_maps, caplog):
+def test_missing_folders_are_skipped_with_a_warning(toy_maps, caplog):
     load_recordings(toy_maps, ["AkPnBcht", "ENSTDkAm", "AkPnCGdD"], ["MUS", "RAND"])
     assert "no folder AkPnCGdD: skipping" in caplog.text
     load_recordings(toy_maps, ["ENSTDkAm"], ["MUS", "RAND"])  # the others have RAND
@@ -150,7 +150,7 @@ def test_standard_split_tests_on_the_disklaviers():
         (lambda root: [shutil.rmtree(folder) for folder in root.iterdir()], "no recording left"),
     ],
 )
-def test_broken_trees_are_named(toy_maps, tmp_path, spoil, message):
+def test_broken_trees_are_refused_with_the_path(toy_maps, tmp_path, spoil, message):
     root = shutil.copytree(toy_maps, tmp_path / "MAPS")
     spoil(root)
     with pytest.raises(InputError, match=message):

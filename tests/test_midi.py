@@ -73,7 +73,7 @@ def test_notes_equal_the_golden_ones(path, extend_sustain):
     assert (midi_notes.restruck, midi_notes.unmatched) == oddities
 
 
-def test_notes_come_by_onset_then_note(tmp_path):
+def test_notes_are_sorted_by_onset_then_note(tmp_path):
     messages = [note_on(64, 1), note_on(60, 2), note_off(64, 480), note_off(60, 480), note_on(62, 3, 480), end(960)]
     notes = read_notes(write_tracks(tmp_path / "a.mid", [messages])).notes
     np.testing.assert_allclose(notes, [[0, 1, 60, 2], [0, 0.5, 64, 1], [1.5, 2.5, 62, 3]], rtol=0, atol=1e-12)
@@ -94,7 +94,7 @@ def test_velocity_zero_is_a_note_off(tmp_path):
     np.testing.assert_array_equal(notes, [[0, 0.5, 60, 90], [0, 0.5, 62, 80]])
 
 
-def test_channels_play_one_keyboard_and_other_messages_play_nothing(tmp_path):
+def test_channels_share_one_keyboard_and_other_messages_are_ignored(tmp_path):
     messages = [
         mido.MetaMessage("track_name", name="piano"),
         mido.Message("program_change", program=3, channel=5),
@@ -122,7 +122,7 @@ def test_pedal_changes_are_read_with_their_times(tmp_path):
     np.testing.assert_array_equal(pedals[SOSTENUTO], [[1, 1]])
 
 
-def test_tracks_of_format_2_follow_one_another(tmp_path):
+def test_tracks_of_format_2_are_concatenated(tmp_path):
     first = [tempo(1_000_000), note_on(60, 90, 480), note_off(60, 480), end(480)]
     second = [note_on(62, 80), note_off(62, 480)]
     midi_notes = read_notes(write_tracks(tmp_path / "a.mid", [first, second], midi_format=2))
@@ -152,14 +152,14 @@ def test_chunks_of_other_kinds_are_skipped(tmp_path):
     np.testing.assert_array_equal(read_notes(path).notes, [[0, 0.1, 60, 90]])
 
 
-def test_tempo_of_four_bytes_is_left_to_mido(tmp_path):
+def test_tempo_of_four_bytes_falls_back_to_mido(tmp_path):
     path = tmp_path / "a.mid"
     tempo_event = [0, 0xFF, 0x51, 4, 0x0F, 0x42, 0x40, 0]  # 1,000,000 microseconds
     path.write_bytes(header() + chunk(b"MTrk", bytes([*tempo_event, 0, 0x90, 60, 90, 100, 60, 0])))
     np.testing.assert_allclose(read_notes(path).notes, [[0, 0.2, 60, 90]], rtol=0, atol=1e-12)
 
 
-def test_running_status_after_a_meta_event_is_left_to_mido(tmp_path):
+def test_running_status_after_a_meta_event_falls_back_to_mido(tmp_path):
     path = tmp_path / "a.mid"
     path.write_bytes(header() + chunk(b"MTrk", bytes([0, 0x90, 60, 90, 50, 0xFF, 1, 1, 65, 50, 60, 0])))
     with pytest.raises(ValueError, match="without a status"):
@@ -196,7 +196,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("data", "reason"), BROKEN.values(), ids=BROKEN)
-def test_broken_files_are_named_with_the_reason(tmp_path, data, reason):
+def test_broken_midi_is_refused_with_path_and_reason(tmp_path, data, reason):
     path = tmp_path / "a strange name.mid"
     path.write_bytes(data)
     with pytest.raises(InputError, match=re.escape(reason)) as caught:
@@ -213,7 +213,7 @@ def test_missing_files_and_folders_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("path", GOLDEN_MIDI, ids=lambda path: path.stem)
-def test_a_cut_file_is_refused(path, tmp_path):
+def test_a_truncated_midi_file_is_refused(path, tmp_path):
     data, cut = path.read_bytes(), tmp_path / "cut.mid"
     for length in [*range(0, 50), *range(50, len(data), 37), *range(len(data) - 10, len(data))]:
         cut.write_bytes(data[:length])
@@ -222,7 +222,7 @@ def test_a_cut_file_is_refused(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", GOLDEN_MIDI, ids=lambda path: path.stem)
-def test_golden_files_are_read_as_mido_plays_them(path):
+def test_golden_files_equal_mido_playback(path):
     assert_as_mido_reads_it(path)
 
 
@@ -243,7 +243,7 @@ messages_of_any_kind = st.one_of(
 
 
 @given(st.lists(st.lists(messages_of_any_kind, max_size=25), min_size=1, max_size=3), st.sampled_from([1, 384, 0x7FFF]))
-def test_any_messages_are_read_as_mido_plays_them(tmp_path_factory, tracks, ticks_per_beat):
+def test_any_messages_equal_mido_playback(tmp_path_factory, tracks, ticks_per_beat):
     path = write_tracks(tmp_path_factory.getbasetemp() / "any.mid", tracks, ticks_per_beat=ticks_per_beat)
     assert len(parse_midi(path.read_bytes()).tracks) == len(tracks)  # written by mido, so well-formed
     rows, last_secs = iterate_with_mido(path)

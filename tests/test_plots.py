@@ -1,4 +1,4 @@
-"""The pictures of training and evaluation: what is drawn equals what was logged and scored."""
+"""Plots of training and evaluation: they show the logged and scored values."""
 
 import itertools
 import json
@@ -69,7 +69,7 @@ def test_a_run_from_scratch_in_the_same_folder_starts_the_curve_anew(tmp_path):
     assert list(history.scores["step"]) == []
 
 
-def test_a_line_is_taken_once_and_when_it_is_whole(tmp_path):
+def test_each_complete_log_line_is_read_once(tmp_path):
     whole, half = step_record(1, 0.5), json.dumps(step_record(2, 0.4))
     write_log(tmp_path, "2026", [whole], end=half[:30])
     history = read(tmp_path)
@@ -81,7 +81,7 @@ def test_a_line_is_taken_once_and_when_it_is_whole(tmp_path):
         assert list(history.steps["onset_loss"]) == [0.5, 0.4]
 
 
-def test_smoothing_by_hand_and_against_the_obvious_loop():
+def test_smoothing_equals_a_hand_worked_example_and_a_loop():
     assert smoothed(np.array([1.0, 2, 6, 4]), 3).tolist() == [1.5, 3, 4, 5]
     values = np.random.default_rng(0).normal(size=50)
     slow = [np.mean(values[max(0, i - 4) : i + 5]) for i in range(50)]
@@ -151,7 +151,7 @@ def test_the_curves_are_the_logged_numbers(tmp_path):
     )
 
 
-def test_the_picture_is_refreshed_whole_and_a_last_time_at_the_end(tmp_path):
+def test_the_plot_is_refreshed_atomically_and_at_the_end(tmp_path):
     write_log(tmp_path, "2026", [step_record(1, 0.5)])
     with LearningCurve(tmp_path) as curve:
         curve.refresh()
@@ -163,7 +163,7 @@ def test_the_picture_is_refreshed_whole_and_a_last_time_at_the_end(tmp_path):
     assert not Gcf.figs
 
 
-def test_no_picture_without_steps_or_by_other_processes(tmp_path):
+def test_no_plot_without_steps_or_in_other_processes(tmp_path):
     write_log(tmp_path, "2026", [])
     LearningCurve(tmp_path).refresh()
     write_log(tmp_path, "2026", [step_record(1, 0.5)])
@@ -200,7 +200,7 @@ def test_a_failed_save_leaves_the_earlier_picture(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_axes_name_notes_and_frequencies():
+def test_axes_label_notes_and_frequencies():
     axes = new_figure(2, 2).subplots()
     set_note_axis(axes, 58, 73)
     assert (list(axes.get_yticks()), [t.get_text() for t in axes.get_yticklabels()]) == ([60, 72], ["C4", "C5"])
@@ -392,7 +392,7 @@ def test_the_search_is_drawn_through_the_chosen_point():
     assert labels == ["chosen: 0.7", "precision: 0.7000 there", "recall: 0.3000 there", "F1: 0.7100 there"]
 
 
-def test_a_search_along_one_setting_or_none(tmp_path):
+def test_search_plot_has_a_row_per_varied_setting(tmp_path):
     assert [axes.get_xlabel()[:9] for axes in search_figure(found_table([0.7, 0.8], [0.0]), 0.7, 0.0).axes] == [
         "threshold"
     ] * 2

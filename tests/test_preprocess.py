@@ -1,4 +1,4 @@
-"""Preprocessing: equal to the plain way, whatever interrupts it; bad input and full disks end with one line."""
+"""Preprocessing: equal to a plain implementation, also after interruptions; one-line errors for bad input."""
 
 import os
 import resource
@@ -121,7 +121,7 @@ def _kill_at(monkeypatch, target, name: str, call: int) -> None:
         (preprocess.shutil, "rmtree", 1),  # both are in place
     ],
 )
-def test_a_stopped_run_continues_from_any_point(toy_maestro, finished, tmp_path, monkeypatch, place):
+def test_an_interrupted_run_resumes_from_any_point(toy_maestro, finished, tmp_path, monkeypatch, place):
     name, call = place[1:]
     with monkeypatch.context() as patch:
         _kill_at(patch, *place)
@@ -134,7 +134,7 @@ def test_a_stopped_run_continues_from_any_point(toy_maestro, finished, tmp_path,
     assert len(made) == (9 - call if name == "make_part" else 0)
 
 
-def test_a_killed_run_continues(toy_maestro, finished, tmp_path):
+def test_a_killed_run_resumes(toy_maestro, finished, tmp_path):
     command = [sys.executable, ROOT / SCRIPT, f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={tmp_path}", "WORKERS=2"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not list(tmp_path.glob("*.parts/*.part")):
@@ -154,7 +154,7 @@ def test_one_run_at_a_time(toy_maestro, tmp_path):
         assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
 
 
-def test_nothing_of_an_earlier_complete_run_is_lost(toy_maestro, finished, tmp_path, monkeypatch, capsys):
+def test_finished_files_of_an_earlier_run_are_moved_into_place(toy_maestro, finished, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         _kill_at(patch, preprocess.os, "replace", 11)
         with pytest.raises(Killed):
@@ -184,7 +184,7 @@ def test_parts_of_changed_input_are_made_again(tree, finished, tmp_path, monkeyp
     np.testing.assert_array_equal(np.argwhere(roll[:128]), [[60, 20]])
 
 
-def test_rolls_alone_have_the_length_of_the_logmel_if_there_is_audio(tree, finished, tmp_path):
+def test_rolls_without_logmel_have_its_length_if_there_is_audio(tree, finished, tmp_path):
     (with_audio,) = run(tree, tmp_path / "a", IGNORE_MEL=True)
     assert len(hdf5.open_pair(finished / MEL_NAME, with_audio).metadata) == 8
     for path in tree.rglob("*.wav"):
@@ -243,7 +243,7 @@ def test_unreadable_files_stop_the_run_before_anything_is_written(tree, tmp_path
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_nan_in_the_audio_is_found_and_what_is_done_is_kept(tree, tmp_path):
+def test_nan_in_the_audio_is_refused_and_finished_parts_are_kept(tree, tmp_path):
     sf.write(next(tree.rglob("*test_0*.wav")), np.full(20000, np.nan, np.float32), 16000, subtype="FLOAT")
     args = (f"MAESTRO_INPATH={tree}", f"OUTPUT_DIR={tmp_path / 'out'}")
     assert "test_0_wav--0.wav: contains samples that are NaN" in fail(SCRIPT, *args, "WORKERS=2")
@@ -266,7 +266,7 @@ def test_tempo_changes_and_formats_0_and_2_are_read(tree, tmp_path):
     assert logmels.name == MEL_NAME
 
 
-def test_a_full_disk_is_one_line_and_the_run_continues_later(toy_maestro, finished, tmp_path):
+def test_a_full_disk_is_one_line_and_the_run_resumes(toy_maestro, finished, tmp_path):
     """A limit on file sizes stands for it: HDF5 meets an error of the operating system while it writes."""
     kept = tmp_path / "kept.h5"
     shutil.copy(finished / ROLL_NAME, kept)
@@ -310,7 +310,7 @@ def test_conflicting_settings_are_refused(settings, message):
         PreprocessConf(**settings)
 
 
-def test_other_parameters_are_in_the_names_and_the_stores(tree, tmp_path):
+def test_parameters_are_in_the_file_names_and_the_stores(tree, tmp_path):
     run(tree, tmp_path, TARGET_SR=22050, STFT_WINSIZE=1024, STFT_HOPSIZE=512, MELBINS=40, MEL_FMAX=11025)
     mel_name = "MAESTROv3_logmel_sr=22050_stft=1024w512h_mel=40(50-11025).h5"
     roll_name = f"MAESTROv3_roll_quant={512 / 22050}_midivals=128_extendsus=True.h5"

@@ -1,4 +1,4 @@
-"""Tables, result files and the analysis beside the scores."""
+"""Tables, result files and the analysis."""
 
 import subprocess
 import sys
@@ -59,7 +59,7 @@ def test_a_table_without_names_is_printed_without_row_numbers():
     ]
 
 
-def test_counts_stay_whole():
+def test_mean_counts_are_rounded():
     table = pd.DataFrame({"notes": [3, 4, 4], "F1": [0.0, 0.5, 1.0]}, index=pd.Index(["a", "b", "c"], name="Filename"))
     assert format_table("ANALYSIS", with_averages(table, 0.5, 0.0)).splitlines() == [
         "ANALYSIS",
@@ -81,7 +81,7 @@ def test_csv_files_hold_the_tables(scores, tmp_path):
     assert (tmp_path / "search.csv").read_text() == "threshold,shift\n0.7,-0.01\n"
 
 
-def test_event_files_hold_what_reaches_the_threshold_in_order_of_time(tmp_path):
+def test_event_files_contain_events_above_the_threshold_sorted_by_time(tmp_path):
     events = pd.DataFrame(
         [(1.2, 60, 63.5, 0.8), (0.0, 60, 20.0, 0.9), (0.024, 72, 100.25, 0.77), (0.5, 80, 50.0, 0.76)],
         columns=EVENT_COLUMNS,
@@ -101,7 +101,7 @@ def test_config_file_is_yaml_with_the_results(tmp_path):
     assert config == {"DEVICE": "cpu", "SEARCH_SHIFTS": [-0.01], "commit": "abc123+", "threshold": 0.775}
 
 
-def test_reports_that_killed_runs_began_are_deleted(tmp_path):
+def test_unfinished_reports_of_killed_runs_are_deleted(tmp_path):
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
     begun = partial_path(new_report_path(tmp_path), ended.pid)
@@ -127,7 +127,7 @@ def test_analysis_equals_a_hand_worked_example():
     assert row["F1_constant_velocity"] == 0
 
 
-def test_constant_velocities_score_the_floor():
+def test_constant_velocities_score_the_baseline():
     """Velocities 0, 45, 50, 55, 100 -> mean 0.5: the three in the middle are within 0.1 of it, whatever is detected."""
     reference = np.array([(second, second + 1, 60, vel) for second, vel in enumerate((0, 45, 50, 55, 100))], float)
     events = pd.DataFrame(reference[:, [0, 2, 3, 0]], columns=EVENT_COLUMNS).assign(prob=1.0)

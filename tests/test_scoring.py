@@ -152,7 +152,7 @@ def test_matches_are_near_and_each_note_is_used_once():
     assert (refs[:, 2] == ests[:, 1]).all()
 
 
-def test_an_unfinished_model_with_300_000_events_takes_little_memory():
+def test_scoring_300_000_events_takes_little_memory():
     rng = np.random.default_rng(2)
     frames, keys = np.arange(3410) * 2, np.arange(88)
     onsets, pitches = (grid.ravel() for grid in np.meshgrid(frames * FRAME_SECS, keys + LOWEST_NOTE))

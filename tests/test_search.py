@@ -1,4 +1,4 @@
-"""The shared search against scoring each pair of threshold and shift by itself."""
+"""The search against scoring each pair of threshold and shift separately."""
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ def random_recording(seed: int, size: int) -> tuple[np.ndarray, pd.DataFrame]:
     st.lists(st.floats(0, 1), min_size=1, max_size=4),
     st.lists(st.floats(-0.2, 0.2), min_size=1, max_size=3),
 )
-def test_every_point_equals_scoring_it_by_itself(seed, size, thresholds, shifts):
+def test_search_equals_scoring_each_point_separately(seed, size, thresholds, shifts):
     reference, events = random_recording(seed, size)
     grid = score_grid(reference, events, thresholds, shifts)
     for t, threshold in enumerate(thresholds):
@@ -103,7 +103,7 @@ def test_the_first_of_equally_good_points_is_chosen():
         (-0.02, 0.001, 0.0),  # 0.01 is as good as the best only at the other threshold
     ],
 )
-def test_timing_decides_between_shifts_of_nearly_the_same_f1(late_secs, tie, shift):
+def test_tie_break_chooses_the_most_accurate_shift(late_secs, tie, shift):
     rows = [
         (0.7, -0.03, 0.94),
         (0.7, -0.01, 0.9491),
@@ -116,7 +116,7 @@ def test_timing_decides_between_shifts_of_nearly_the_same_f1(late_secs, tie, shi
     assert best[["threshold", "shift"]].tolist() == [0.7, shift]
 
 
-def test_thresholds_choose_as_the_decoder_does():
+def test_thresholds_select_the_same_events_as_the_decoder():
     """A probability equal to the threshold is an event; float64, so the float32 nearest to 0.7 (below it) is not."""
     events = pd.DataFrame([(1.0, 60, 50.0, 0.7), (2.0, 60, 50.0, float(np.float32(0.7)))], columns=COLUMNS)
     reference = np.array([(1, 2, 60, 50), (2, 3, 60, 50)], dtype=float)

@@ -1,4 +1,4 @@
-"""Recordings to MIDI: pieces equal the whole, what is written reads back, the command as a user types it."""
+"""Recordings to MIDI: chunks equal the whole, written files read back, the command as a user types it."""
 
 import os
 import signal
@@ -93,7 +93,7 @@ def refused(capsys, *args: str) -> str:
 # Pieces and whole
 
 
-def test_events_do_not_depend_on_pieces(tmp_path, snapshot):
+def test_events_do_not_depend_on_chunking(tmp_path, snapshot):
     path = tmp_path / "stereo.flac"
     sf.write(path, music(15, 44_100, channels=2), 44_100)
     transcriber = Transcriber(snapshot, device="cpu", chunking=Chunking(200, 20), threshold=0.3)
@@ -146,7 +146,7 @@ def test_floor_is_relative_to_the_maximum_of_the_whole_recording():
 
 
 @pytest.mark.parametrize("sizes", [(1,) * 60, (60,), (7, 1, 1, 30, 2, 19), (59, 1)])
-def test_decoding_pieces_equals_decoding_the_whole(sizes):
+def test_decoding_in_chunks_equals_decoding_the_whole(sizes):
     maps = torch.rand(2, KEYS, 60, generator=torch.Generator().manual_seed(1))
     maps[0, :, 20:24] = 0.5  # plateaus, too
     decoder = Decoder()
@@ -487,7 +487,7 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path, snapshot):
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_package_offers_what_a_notebook_needs_and_stays_cheap_to_import(snapshot, tmp_path):
+def test_package_exports_the_public_names_and_imports_fast(snapshot, tmp_path):
     code = "import sys, ov_piano; assert 'torch' not in sys.modules and 'Transcriber' in dir(ov_piano)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
     transcriber = ov_piano.Transcriber(snapshot, device="cpu", threshold=0.3)
