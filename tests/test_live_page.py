@@ -20,10 +20,10 @@ from ov_piano.transcription.streaming import DEFAULT, StreamingTranscriber
 from ov_piano.transcription.transcriber import Transcriber
 
 for package in ("playwright", "uvicorn", "starlette", "websockets"):
-    pytest.importorskip(package, reason=f"tests of the live page left out: no {package}")
+    pytest.importorskip(package, reason=f"skipping the live page tests: no {package}")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 if CHROMIUM is None:
-    pytest.skip("tests of the live page left out: no Chromium", allow_module_level=True)
+    pytest.skip("skipping the live page tests: no Chromium", allow_module_level=True)
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
 
@@ -186,7 +186,9 @@ def test_an_unreadable_file_is_reported(site, open_page, tmp_path):
     (tmp_path / "notes.txt").write_text("do re mi")
     page = open_page(site)
     page.set_input_files("#file", tmp_path / "notes.txt")
-    expect(page.locator("#notice")).to_contain_text("notes.txt: this browser cannot read it", timeout=PATIENCE_MS)
+    expect(page.locator("#notice")).to_contain_text(
+        "notes.txt: this browser cannot decode the file", timeout=PATIENCE_MS
+    )
 
 
 def test_notes_stay_when_the_server_stops_and_continue_when_it_returns(transcriber, open_page):
@@ -195,12 +197,12 @@ def test_notes_stay_when_the_server_stops_and_continue_when_it_returns(transcrib
             page = open_page(first)
             page.select_option("#sample", index=1)
             expect(page.locator("#count")).not_to_have_text("0", timeout=PATIENCE_MS)
-        expect(page.locator("#notice")).to_contain_text("connection to the server is lost", timeout=PATIENCE_MS)
+        expect(page.locator("#notice")).to_contain_text("Lost the connection to the server", timeout=PATIENCE_MS)
         before = notes_on(page)
         assert len(before) > 0
         page.wait_for_timeout(2000)
         with live_site(service, port=first.port):
-            expect(page.locator("#notice")).to_contain_text("s of sound were left out", timeout=PATIENCE_MS)
+            expect(page.locator("#notice")).to_contain_text("s of sound: the server", timeout=PATIENCE_MS)
             end = before["onset_secs"].max()
             wait_for_more_than(len(before), page)
             after = notes_on(page)

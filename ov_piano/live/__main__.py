@@ -1,12 +1,12 @@
-"""A page in the browser that transcribes a piano while it is played.
+"""Transcribe a piano live in the browser.
 
-1. The network of a snapshot is loaded.
-2. A web server starts and prints its address; open it in a browser on this machine.
-3. The page sends sound (microphone, file or sample) and shows the notes as they are found.
+1. Load the network from a snapshot.
+2. Start a web server and print its address, to open in a browser on this machine.
+3. The page sends audio (microphone, file or sample) and shows notes as they are detected.
 
     python -m ov_piano.live [PORT=8517] [SNAPSHOT_INPATH=snapshot.torch] [KEY=value …]
 
-The sound is neither stored nor sent on. Stop the server with Ctrl-C.
+Audio is neither stored nor forwarded. Stop the server with Ctrl-C.
 """
 
 import socket
@@ -30,21 +30,19 @@ HOP = Check("a number from 1 to 50", lambda n: 1 <= n <= 50)
 class ConfDef:
     """Settings of the command."""
 
-    HOST: str = option("127.0.0.1", "address to listen on; 0.0.0.0: let other machines in")
-    PORT: int = option(8517, "port to listen on; 0: any free one", PORTS)
-    HOST_NAMES: str = option("", "further names of this machine that browsers may use, separated by commas")
-    SNAPSHOT_INPATH: str | None = option(None, "weights of the network; null: the snapshot that ships in assets/")
-    THRESHOLD: float | None = option(None, "onset probability of a note at first; null: the snapshot's own", FRACTION)
+    HOST: str = option("127.0.0.1", "address to listen on; 0.0.0.0: accept connections from other machines")
+    PORT: int = option(8517, "port to listen on; 0: any free port", PORTS)
+    HOST_NAMES: str = option("", "additional host names to accept, separated by commas")
+    SNAPSHOT_INPATH: str | None = option(None, "snapshot to use; null: the default snapshot")
+    THRESHOLD: float | None = option(None, "initial onset threshold; null: the snapshot's own", FRACTION)
     LOOK_AHEAD_FRAMES: int = option(
-        DEFAULT.look_ahead_frames, "frames of 24 ms heard after an onset before it is decided, at first", LOOK_AHEAD
+        DEFAULT.look_ahead_frames, "initial look-ahead after an onset, in frames of 24 ms", LOOK_AHEAD
     )
-    HOP_FRAMES: int = option(
-        DEFAULT.hop_frames, "frames decided together; more takes less of the processor and more time", HOP
-    )
-    DEVICE: str = option(DEFAULT_DEVICE, "where the network runs: cpu, cuda, cuda:1 …")
-    MAX_STREAMS: int = option(8, "streams transcribed at the same time; a further one is turned away", POSITIVE)
-    MAX_MINUTES: float = option(180.0, "longest stream in minutes", POSITIVE)
-    WORKERS: int | None = option(None, "threads that compute; null: one a core", POSITIVE)
+    HOP_FRAMES: int = option(DEFAULT.hop_frames, "frames per network run; more: less CPU time, higher latency", HOP)
+    DEVICE: str = option(DEFAULT_DEVICE, "where to compute: cpu, cuda, cuda:1 …")
+    MAX_STREAMS: int = option(8, "maximum number of simultaneous streams", POSITIVE)
+    MAX_MINUTES: float = option(180.0, "maximum length of a stream in minutes", POSITIVE)
+    WORKERS: int | None = option(None, "worker threads; null: one per core", POSITIVE)
 
 
 def main(conf: ConfDef) -> None:
@@ -74,18 +72,18 @@ def main(conf: ConfDef) -> None:
 def listen(host: str, port: int) -> socket.socket:
     """A listening TCP socket.
 
-    :raises InputError: no such address here, or the port is taken
+    :raises InputError: the address is not one of this machine, or the port is in use
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"HOST={host} PORT={port}: cannot listen there: {reason}") from None
+        raise InputError(f"HOST={host} PORT={port}: cannot listen: {reason}") from None
 
 
 def url_host(address: str) -> str:
-    """The listening ``address`` as a browser on this machine writes it."""
+    """The host part of the URL that reaches ``address`` from this machine."""
     address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)
     return f"[{address}]" if ":" in address else address
 

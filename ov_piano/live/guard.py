@@ -1,8 +1,8 @@
-"""Who may talk to the server, and what browsers may do with its pages.
+"""Access control: who may use the server, and what browsers may do with its pages.
 
-A web page of another site can make a visitor's browser send requests to 127.0.0.1, and can point a name of its
-own there (DNS rebinding). So the ``Host`` must be an address or a name of this machine, and ``Origin``, which
-browsers send with each WebSocket, must be this site.
+A page of another site can make a visitor's browser send requests to 127.0.0.1, and can resolve its own host name
+to that address (DNS rebinding). So ``Host`` must be an address or a name of this machine, and ``Origin``, which
+browsers send with every WebSocket request, must be this site.
 """
 
 import ipaddress
@@ -28,9 +28,9 @@ HEADERS = {
 
 
 class Guard:
-    """ASGI middleware: lets requests to this site in, and sends its headers along with the answers.
+    """ASGI middleware: rejects requests to other hosts or from other sites and adds security headers to responses.
 
-    :param names: names of this machine; addresses and ``localhost`` are always accepted
+    :param names: host names of this machine; IP addresses and ``localhost`` are always accepted
     """
 
     def __init__(self, app: ASGIApp, names: Iterable[str]):
@@ -58,7 +58,7 @@ class Guard:
         await self.app(scope, receive, send_with_headers)
 
     def _is_ours(self, host: str) -> bool:
-        """An address cannot be rebound, a name can."""
+        """Accept any IP address, which cannot be rebound, and known names."""
         name = _host_name(host)
         if name is None:
             return False
@@ -70,7 +70,7 @@ class Guard:
 
 
 def _host_name(host: str) -> str | None:
-    """``NAME`` of ``NAME[:PORT]``; None if it is anything else."""
+    """``NAME`` from ``NAME[:PORT]``; None if ``host`` has another form."""
     try:
         parts = urlsplit(f"//{host}")
         return parts.hostname if parts.netloc == host and parts.port != 0 and parts.username is None else None

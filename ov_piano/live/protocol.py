@@ -1,22 +1,22 @@
-"""The messages between page and server; one WebSocket carries one stream. What a client sends is checked here.
+"""Messages between page and server, and their validation. One WebSocket carries one stream.
 
 The page sends
 
     start     sample_rate, threshold, gain_db, look_ahead_frames: the first message
-    (binary)  samples: mono, float32, little-endian, at most a second of them
-    adjust    threshold, gain_db: from the next samples on
-    stop      no more samples will come
+    (binary)  samples: mono, float32, little-endian, at most one second
+    adjust    threshold, gain_db: effective from the next samples on
+    stop      end of the stream
 
 and receives
 
-    ready     the stream has a place and has begun
-    notes     notes: onset_secs since the stream's first sample, note, velocity, prob of each
-    progress  heard_secs: what is computed so far; core_share: time of one core per time that passes
-    (binary)  log-mel: number of the first frame (uint32, little-endian), then frames of a byte a band (`encode_logmel`)
-    stopped   every note of the stream is sent; the server closes the connection
-    error     message: why the server is about to close it
+    ready     the stream has begun
+    notes     notes: a list of onset_secs (since the first sample), note, velocity, prob
+    progress  heard_secs: audio processed so far; core_share: CPU time per elapsed time
+    (binary)  log-mel: index of the first frame (uint32, little-endian), then one byte per band and frame
+    stopped   all notes have been sent; the server closes the connection
+    error     message: why the server is about to close the connection
 
-Text messages are JSON objects whose ``type`` is the word on the left.
+Text messages are JSON objects whose ``type`` is the word in the left column.
 """
 
 import json
@@ -36,11 +36,11 @@ GAINS_DB = (-12.0, 12.0)
 LOOK_AHEADS = (1, 16)  # frames
 MESSAGE_SECS = 1.0
 MESSAGE_BYTES = int(MESSAGE_SECS * SAMPLE_RATES[1] * 4)
-LOWEST_DB, DB_STEP = -100.0, 0.65  # of a log-mel byte: 0 is LOWEST_DB, each step DB_STEP more
+LOWEST_DB, DB_STEP = -100.0, 0.65  # log-mel byte n means LOWEST_DB + n * DB_STEP
 
 
 class Start(NamedTuple):
-    """A stream begins."""
+    """The start of a stream."""
 
     sample_rate: int  # Hz
     threshold: float
@@ -49,7 +49,7 @@ class Start(NamedTuple):
 
 
 class Adjust(NamedTuple):
-    """Settings that may change on the way."""
+    """Settings that may change during a stream."""
 
     threshold: float
     gain_db: float
@@ -60,7 +60,7 @@ class Stop(NamedTuple):
 
 
 def parse_text(text: str) -> Start | Adjust | Stop:
-    """:raises InputError: anything else than a start, adjust or stop message with values in their ranges."""
+    """:raises InputError: not a valid start, adjust or stop message"""
     try:
         message = json.loads(text)
         kind = message["type"]
@@ -97,13 +97,13 @@ def _whole_number(message: dict, key: str, lowest: int, highest: int) -> int:
 def parse_samples(data: bytes, sample_rate: int) -> np.ndarray:
     """(samples,) float32.
 
-    :raises InputError: broken, not finite or longer than a second
+    :raises InputError: not float32, not finite or longer than a second
     """
     if len(data) % 4 or len(data) > 4 * MESSAGE_SECS * sample_rate:
-        raise InputError(f"samples: expected 32-bit floats, at most {MESSAGE_SECS:g} s in a message")
+        raise InputError(f"samples: expected 32-bit floats, at most {MESSAGE_SECS:g} s per message")
     samples = np.frombuffer(data, "<f4")
-    if len(samples) and not np.abs(samples).max() <= LARGEST_SAMPLE:  # false for NaN, too
-        raise InputError("samples: found some that are NaN, infinite or far beyond full scale")
+    if len(samples) and not np.abs(samples).max() <= LARGEST_SAMPLE:  # also catches NaN
+        raise InputError("samples: found NaN, infinite or far beyond full scale")
     return samples
 
 
@@ -119,6 +119,6 @@ def encode_notes(events: Sequence) -> str:
 
 
 def encode_logmel(first_frame: int, logmel: Tensor) -> bytes:
-    """Columns (mels, frames) in dB as a binary message: a byte a value is enough for a picture."""
+    """Log-mel frames (mels, frames) in dB as a binary message with one byte per value, for display."""
     steps = ((logmel - LOWEST_DB) / DB_STEP).round().clamp(0, 255).byte()
     return struct.pack("<I", first_frame) + steps.T.contiguous().numpy().tobytes()

@@ -1,6 +1,6 @@
-"""The site: the page's files, what the page needs to know of the server, and the stream's WebSocket.
+"""The site: the page's files, the facts it needs about the server, and the WebSocket of a stream.
 
-All files are read when the server starts; a request's path is looked up in that table and never reaches the disk.
+All files are read at start-up; request paths are only looked up in that table and never reach the disk.
 """
 
 from collections.abc import Iterable
@@ -43,7 +43,7 @@ def create_app(service: Service, names: Iterable[str] = ()) -> Starlette:
     async def file(request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
         if name not in files:
-            return Response("no such page\n", 404, media_type="text/plain")
+            return Response("page not found\n", 404, media_type="text/plain")
         content, suffix = files[name]
         return Response(content, media_type=CONTENT_TYPES[suffix])
 
@@ -58,12 +58,12 @@ def create_app(service: Service, names: Iterable[str] = ()) -> Starlette:
 
 
 def web_server(app: Starlette) -> uvicorn.Server:
-    """For ``app``, with the limits that are its own; ``run(sockets=[…])`` serves."""
+    """A server for ``app`` with the limits of the protocol; call ``run(sockets=[…])`` to serve."""
     config = uvicorn.Config(
         app,
         log_level="warning",
         ws_max_size=MESSAGE_BYTES,
-        ws_ping_timeout=60,  # the answer waits behind sound that is still to be computed
+        ws_ping_timeout=60,  # the pong queues behind audio that is still to be processed
         ws_per_message_deflate=False,
         server_header=False,
         proxy_headers=False,
@@ -73,7 +73,7 @@ def web_server(app: Starlette) -> uvicorn.Server:
 
 
 def describe(service: Service) -> dict:
-    """What the page needs to know: ranges of the controls, constants, the samples that ship."""
+    """Facts for the page: ranges of the controls, constants, the bundled samples."""
     index = SAMPLES / "samples.yaml"
     return {
         "snapshot": service.transcriber.snapshot.name,

@@ -1,4 +1,4 @@
-"""What all streams share: the network, the threads that compute, and a limited number of places."""
+"""Shared by all streams: the network, the worker threads, and the limit on streams."""
 
 import asyncio
 import os
@@ -19,23 +19,23 @@ from ov_piano.transcription.transcriber import Transcriber
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client, and all of them together, may take."""
+    """Limits per client and for all clients together."""
 
     streams: int = 8  # at the same time
     stream_secs: float = 3 * 3600.0
-    idle_secs: float = 30.0  # without a message
-    send_secs: float = 30.0  # for a client to take what is sent to it
-    behind_secs: float = 2.0  # of sound not transcribed yet; the page leaves out the rest
+    idle_secs: float = 30.0  # without a message from the client
+    send_secs: float = 30.0  # for a client to receive a message
+    behind_secs: float = 2.0  # backlog of audio; beyond it the page drops audio
 
 
 class Service:
-    """The transcriber and a pool of threads that it runs in, away from the event loop.
+    """The transcriber and a thread pool that runs it outside the event loop.
 
-    PyTorch and the kernels release the interpreter's lock while they compute, so that several streams advance
-    at the same time; each computation takes one thread. A context manager: its end waits for the threads.
+    PyTorch and the kernels release the GIL while they compute, so streams run in parallel, each computation in
+    one thread. A context manager: on exit it waits for the threads.
 
-    :param settings: of a stream, but for the look-ahead, which each client chooses
-    :param workers: threads; None: one a core
+    :param settings: settings of each stream, except the look-ahead, which the client chooses
+    :param workers: number of threads; None: one per core
     """
 
     def __init__(
@@ -54,23 +54,23 @@ class Service:
         )
 
     def warm_up(self) -> None:
-        """The first computations take much longer than later ones: not with somebody waiting for them."""
+        """Run the first computations, which are slow, before any client connects."""
         StreamingTranscriber(self.transcriber, settings=self.settings).feed(np.zeros(SAMPLE_RATE), SAMPLE_RATE)
 
     async def compute(self, function: Callable, *args: Any) -> Any:
-        """``function(*args)`` in one of the threads; computations start in the order in which they were asked for."""
+        """Run ``function(*args)`` in the thread pool; computations start in the order of the calls."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """A place for one stream.
+        """Reserve a place for one stream.
 
-        :raises InputError: all are taken
+        :raises InputError: the limit is reached
         """
         if self.streams >= self.limits.streams:
             raise InputError(
-                f"This server transcribes {self.limits.streams} streams at the same time, and all are in use. "
-                "Close another tab, or start the server with a larger MAX_STREAMS."
+                f"The server is busy: it transcribes at most {self.limits.streams} streams at the same time. "
+                "Close another tab, or restart the server with a larger MAX_STREAMS."
             )
         self.streams += 1
         try:

@@ -1,7 +1,7 @@
-"""One client: samples in, notes and log-mel columns out.
+"""One client: samples in, notes and log-mel frames out.
 
-The server takes the next message only when the one before is computed. A client that sends faster than that is
-slowed down by TCP; the page watches ``progress`` and leaves out sound when it falls behind.
+The server reads the next message only after processing the previous one, so TCP slows down a client that sends
+faster. The page watches ``progress`` and drops audio when the server falls behind.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from ov_piano.live.protocol import (
 from ov_piano.live.service import Service
 from ov_piano.transcription.streaming import StreamEvent, StreamingTranscriber
 
-REFUSED = 4000  # close code that tells the page not to come back by itself; its reason is the last message
+REFUSED = 4000  # close code: the page must not reconnect by itself; the last message gives the reason
 PROGRESS_SECS = 0.25
 
 log = logging.getLogger(__name__)
@@ -42,14 +42,14 @@ async def converse(socket: WebSocket, service: Service) -> None:
             await Session(socket, service).run()
         await socket.close()
     except WebSocketDisconnect:
-        pass  # it went away, which clients do
+        pass  # the client has left
     except TimeoutError:
         await _refuse(socket, "The connection was too slow.")
     except InputError as error:
         await _refuse(socket, str(error))
     except Exception:
         log.exception("a stream failed")
-        await _refuse(socket, "The server failed to transcribe this stream; its terminal says why.")
+        await _refuse(socket, "Transcription failed on the server; see the messages in its terminal.")
 
 
 async def _refuse(socket: WebSocket, message: str) -> None:
@@ -60,20 +60,20 @@ async def _refuse(socket: WebSocket, message: str) -> None:
 
 
 class Session:
-    """A stream on its way."""
+    """An open stream."""
 
     def __init__(self, socket: WebSocket, service: Service):
         self.socket, self.service, self.limits = socket, service, service.limits
         self.end = asyncio.get_running_loop().time() + self.limits.stream_secs
 
     async def run(self) -> None:
-        """Until the client stops the stream.
+        """Serve the stream until the client stops it.
 
-        :raises InputError: messages that make no sense, silence of the client, a stream that is too long
+        :raises InputError: an invalid message, no message for too long, or a stream that is too long
         """
         start = await self._receive()
         if not isinstance(start, Start):
-            raise InputError("message: expected start as the first one")
+            raise InputError("message: expected start first")
         self.stream = await self.service.compute(self._open, start)
         self.heard_secs, self.frames = 0.0, 0
         self.core_secs, self.reported = 0.0, time.monotonic()
@@ -87,7 +87,7 @@ class Session:
             elif isinstance(message, Adjust):
                 self.stream.threshold, self.stream.gain_db = message
             else:
-                raise InputError("message: expected only one start")
+                raise InputError("message: expected start only once")
         await self._report(await self.service.compute(self.stream.flush))
         await self._send(encode("stopped"))
 
@@ -110,8 +110,8 @@ class Session:
                 message = await self.socket.receive()
         except TimeoutError:
             if loop.time() >= self.end:
-                raise InputError(f"A stream ends after {self.limits.stream_secs / 60:g} minutes.") from None
-            raise InputError(f"No sound came for {self.limits.idle_secs:g} s.") from None
+                raise InputError(f"Streams are limited to {self.limits.stream_secs / 60:g} minutes.") from None
+            raise InputError(f"No audio received for {self.limits.idle_secs:g} s.") from None
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code", 1005))
         if message.get("bytes") is not None:

@@ -62,7 +62,7 @@ def main(conf: ConfDef) -> None:
             f"stream {number}: {conf.SECONDS} s in {secs:.1f} s, {'as expected' if not wrong else f'{wrong} notes off'}"
         )
     if left or any(wrong for wrong, _ in results):
-        sys.exit(f"{left} places still taken, {sum(wrong for wrong, _ in results)} notes off")
+        sys.exit(f"{left} streams still open, {sum(wrong for wrong, _ in results)} wrong notes")
 
 
 def paced(wave: np.ndarray, rate: int, chance: random.Random):

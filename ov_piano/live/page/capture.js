@@ -1,9 +1,9 @@
-// Microphone or recording -> blocks of samples, on one clock that also drives the picture.
+// Microphone or recording -> blocks of samples, on the clock that also drives the display.
 //
-// A recording plays through the loudspeaker and through the same tap as the microphone, so that what is seen
-// stays in step with what is heard. Pausing suspends the audio context, and with it playing, tap and clock.
+// A recording plays through the loudspeaker and the same tap as the microphone, so that display and sound stay in
+// sync. Pausing suspends the audio context and thereby playback, tap and clock.
 
-const LEAD_SECS = 0.05; // for a start on time
+const LEAD_SECS = 0.05; // schedule playback this far ahead
 
 export class Capture {
   state = "off"; // or "running", "paused"
@@ -12,12 +12,12 @@ export class Capture {
   #tap = null;
   #source = null;
   #microphone = null;
-  #origin = 0; // context time at which the take began
+  #origin = 0; // context time at the start of the take
   #onBlock;
   #onEnd;
   #flushed = () => {};
 
-  /** onBlock(samples, time of the first one in seconds of the take), onEnd(): a recording is over. */
+  /** onBlock(samples, time of the first sample in the take in seconds); onEnd() is called after a recording. */
   constructor(onBlock, onEnd) {
     this.#onBlock = onBlock;
     this.#onEnd = onEnd;
@@ -27,27 +27,27 @@ export class Capture {
     return this.#context.sampleRate;
   }
 
-  /** Seconds since the take began; stands still unless running. */
+  /** Seconds since the start of the take; stops unless running. */
   get time() {
     return this.#context ? this.#context.currentTime - this.#origin : 0;
   }
 
-  /** From now on times count from 0; returns where that is in the take so far. */
+  /** Start a new take at 0 s; returns the current time of the old one. */
   beginTake() {
     const time = this.time;
     this.#origin += time;
     return time;
   }
 
-  /** Take back beginTake(), which returned `time`. */
+  /** Undo beginTake(), which returned `time`. */
   continueTake(time) {
     this.#origin -= time;
   }
 
-  /** Throws an Error with a message for the reader if the browser or the reader refuses. */
+  /** Throws an Error with a message for the user if access is denied. */
   async startMicrophone() {
     if (!navigator.mediaDevices?.getUserMedia) {
-      throw new Error("Browsers give the microphone only to pages at localhost or with https.");
+      throw new Error("Browsers allow the microphone only on localhost or over https.");
     }
     const raw = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     const microphone = await navigator.mediaDevices.getUserMedia({ audio: raw }).catch((error) => {
@@ -60,13 +60,13 @@ export class Capture {
     await this.#run("microphone");
   }
 
-  /** Decode an audio file; throws an Error with a message for the reader. */
+  /** Decode an audio file; throws an Error with a message for the user. */
   async decode(name, bytes) {
     await this.#prepare();
     try {
       return await this.#context.decodeAudioData(bytes);
     } catch {
-      throw new Error(`${name}: this browser cannot read it; WAV, MP3, FLAC and Ogg usually work.`);
+      throw new Error(`${name}: this browser cannot decode the file; try WAV, MP3, FLAC or Ogg.`);
     }
   }
 
@@ -106,10 +106,10 @@ export class Capture {
   async #prepare() {
     if (this.#context) return;
     const context = new AudioContext({ latencyHint: "interactive" });
-    if (!context.audioWorklet) throw new Error("Browsers process sound only on pages at localhost or with https.");
+    if (!context.audioWorklet) throw new Error("Browsers allow audio processing only on localhost or over https.");
     await context.audioWorklet.addModule("capture_worklet.js");
     this.#tap = new AudioWorkletNode(context, "capture", { outputChannelCount: [1] });
-    this.#tap.connect(context.destination); // silent: only what leads there is processed
+    this.#tap.connect(context.destination); // silent: unconnected nodes are not processed
     this.#tap.port.onmessage = ({ data }) => {
       if (data.flushed) this.#flushed();
       else this.#onBlock(data.samples, data.time - this.#origin);
@@ -125,18 +125,18 @@ export class Capture {
     this.state = "running";
   }
 
-  /** Resolves when the samples so far have been handed out. */
+  /** Resolves after all samples so far have been passed to onBlock. */
   #flush() {
     return new Promise((resolve) => {
       this.#flushed = resolve;
       this.#tap.port.postMessage("flush");
-      setTimeout(resolve, 5000); // of an audio thread that has died
+      setTimeout(resolve, 5000); // in case the audio thread has died
     });
   }
 }
 
 const REFUSALS = {
-  NotAllowedError: "The browser was not allowed to use the microphone; its address bar has a setting for it.",
-  NotFoundError: "This computer has no microphone that the browser can find.",
+  NotAllowedError: "The browser may not use the microphone. Allow it in the address bar.",
+  NotFoundError: "The browser found no microphone.",
   NotReadableError: "The microphone is in use by another program.",
 };

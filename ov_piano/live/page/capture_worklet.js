@@ -1,4 +1,4 @@
-// Runs in the audio thread: collects what passes through into mono blocks of samples.
+// Runs in the audio thread: collects its input into mono blocks of samples.
 
 const BLOCK = 1024; // samples: about 20 ms
 
@@ -15,7 +15,7 @@ class Capture extends AudioWorkletProcessor {
   }
 
   process([channels]) {
-    if (channels.length === 0) return true; // nothing is connected
+    if (channels.length === 0) return true; // no input connected
     for (let i = 0; i < channels[0].length; i++) {
       let sum = 0;
       for (const channel of channels) sum += channel[i];
@@ -25,11 +25,11 @@ class Capture extends AudioWorkletProcessor {
     return true;
   }
 
-  /** Send the block; `used` samples of the current 128 are in it. */
+  /** Send the block, which contains `used` samples of the current 128. */
   #post(used = 0) {
     if (this.#filled === 0) return;
     const samples = this.#block.slice(0, this.#filled);
-    const time = currentTime + (used - this.#filled) / sampleRate; // of its first sample
+    const time = currentTime + (used - this.#filled) / sampleRate; // time of the first sample
     this.#filled = 0;
     this.port.postMessage({ samples, time }, [samples.buffer]);
   }

@@ -1,11 +1,11 @@
-// The colours of canvases. Velocity: viridis (van der Walt and Smith, 2015), which people with any common colour vision
-// read as an order; loud stands out most on either background. Loud notes are wider as well.
+// Canvas colours. Velocity: viridis (van der Walt and Smith, 2015), which reads as an order with all common types of
+// colour vision; loud notes stand out most on either background. They are also wider.
 
 const DARK_RAMP = ["#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
 const LIGHT_RAMP = ["#22a384", "#1f958b", "#26828e", "#31688e", "#3e4989", "#482878", "#440154"];
 const darkScheme = matchMedia("(prefers-color-scheme: dark)");
 
-/** The present colours; `onColours` tells when they change. */
+/** The current colours; `onColours` listeners are called when they change. */
 export const colours = { velocity: [], text: "", line: "", background: "", spectrum: [0, 0, 0] };
 const listeners = [];
 

@@ -1,7 +1,7 @@
-// The notes of a take as files: the same MIDI file and table that `python -m ov_piano.transcribe` writes.
+// Save the notes of a take: the same MIDI and CSV files that `python -m ov_piano.transcribe` writes.
 
 const TICKS_A_BEAT = 960;
-const BEAT_MICROSECS = 500_000; // 120 beats a minute
+const BEAT_MICROSECS = 500_000; // 120 bpm
 const TICK_SECS = BEAT_MICROSECS / 1e6 / TICKS_A_BEAT;
 
 /** A type 1 MIDI file with a tempo track and a piano track: Uint8Array. */
@@ -13,7 +13,7 @@ export function toMidi(notes) {
     const loudness = Math.max(1, Math.min(127, Math.round(velocity)));
     changes.push({ tick: begin, isOn: 1, note, velocity: loudness }, { tick: end, isOn: 0, note, velocity: 0 });
   }
-  changes.sort((a, b) => a.tick - b.tick || a.isOn - b.isOn || a.note - b.note); // of one moment, ends come first
+  changes.sort((a, b) => a.tick - b.tick || a.isOn - b.isOn || a.note - b.note); // at the same tick, note-offs first
   const piano = [0, 0xff, 0x03, 5, ...bytesOf("Piano"), 0, 0xc0, 0];
   let last = 0;
   for (const { tick, isOn, note, velocity } of changes) {
@@ -33,7 +33,7 @@ export function toCsv(notes) {
   return ["onset_secs,note,velocity,prob", ...rows, ""].join("\n");
 }
 
-/** Hand a file to the reader. */
+/** Download a file. */
 export function save(name, content, type) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([content], { type }));
@@ -43,7 +43,7 @@ export function save(name, content, type) {
 }
 
 function track(events) {
-  const whole = [...events, 1, 0xff, 0x2f, 0]; // a tick later: end of track
+  const whole = [...events, 1, 0xff, 0x2f, 0]; // one tick later: end of track
   return [...bytesOf("MTrk"), ...bigEndian(whole.length, 4), ...whole];
 }
 
@@ -55,7 +55,7 @@ function bigEndian(value, bytes) {
   return Array.from({ length: bytes }, (_, i) => (value >> (8 * (bytes - 1 - i))) & 0xff);
 }
 
-/** Seven bits a byte, all but the last with the eighth set. */
+/** Seven bits per byte; the eighth is set in all but the last byte. */
 function variableLength(value) {
   const bytes = [value & 0x7f];
   while ((value >>= 7)) bytes.unshift((value & 0x7f) | 0x80);

@@ -43,7 +43,7 @@ export class Keyboard {
     return this.#pressed.size > 0;
   }
 
-  /** Only if something has changed. */
+  /** Redraw if something has changed. */
   draw() {
     if (this.#drawn) return;
     this.#drawn = true;

@@ -1,4 +1,4 @@
-// What happens on the page: sound -> blocks -> transcription -> notes -> take, picture, keyboard, MIDI out.
+// The page's data flow: sound -> blocks -> transcription -> notes -> take, piano roll, keyboard, MIDI out.
 
 import { Capture } from "./capture.js";
 import { colours, onColours } from "./colours.js";
@@ -15,7 +15,7 @@ import { Synth } from "./synth.js";
 import { Take } from "./take.js";
 import { Transcription } from "./transcription.js";
 
-const LARGEST_FILE = 300e6; // bytes; decoded it is several times as large
+const LARGEST_FILE = 300e6; // bytes; decoded, the file is several times as large
 const READINGS_MS = 250;
 
 const $ = (id) => document.getElementById(id);
@@ -28,8 +28,8 @@ const keyboard = new Keyboard($("keyboard"));
 const level = new Level($("level"), $("level-text"));
 const latency = new Latency();
 const [player, synth, midiOut] = [new Player(), new Synth(), new MidiOut()];
-let name = "piano"; // of the files to save
-let undo = null; // takes back the last new take
+let name = "piano"; // file name for saving
+let undo = null; // restores the take before the current one
 
 const capture = new Capture(
   (samples, time) => {
@@ -59,10 +59,10 @@ const transcription = new Transcription(settings, about.behind_secs, {
     if (isThere && $("connection").className === "off") notify("");
     $("connection").className = isThere ? "on" : "off";
     $("connection").textContent = isThere ? "connected" : "no connection";
-    if (!isThere) notify("The connection to the server is lost. The notes so far are safe; trying to connect again …", true);
+    if (!isThere) notify("Lost the connection to the server. The notes so far are safe; reconnecting …", true);
   },
   onLeftOut(seconds) {
-    notify(`${seconds.toFixed(1)} s of sound were left out: the server was away or too slow.`, true);
+    notify(`Skipped ${seconds.toFixed(1)} s of sound: the server was unreachable or too slow.`, true);
   },
   onRefused(message) {
     act(async () => {
@@ -72,7 +72,7 @@ const transcription = new Transcription(settings, about.behind_secs, {
   },
 });
 
-// Actions: one after the other, whatever is clicked in between
+// Actions, run one at a time
 
 let actions = Promise.resolve();
 
@@ -108,7 +108,7 @@ async function openFile(file) {
 
 async function playSample(sample) {
   const answer = await fetch(sample.file).catch(() => ({ ok: false }));
-  if (!answer.ok) throw new Error("The sample cannot be loaded: the server does not answer.");
+  if (!answer.ok) throw new Error("Cannot load the sample: the server does not respond.");
   await startRecording(sample.file, await answer.arrayBuffer());
   $("credit").textContent = `Sample: ${sample.title}. ${sample.credit}.`;
 }
@@ -152,7 +152,7 @@ async function listen() {
   show();
 }
 
-/** An empty take, whose time begins now; the old one can be had back. */
+/** Start an empty take; the old one can be restored with undo. */
 function beginTake(newName) {
   const old = { notes: take.clear(), name, time: capture.beginTake() };
   transcription.abandon();
@@ -177,7 +177,7 @@ function clear() {
   notify("");
 }
 
-// What is shown
+// Display
 
 function press(...note) {
   keyboard.press(...note);
@@ -193,7 +193,7 @@ function notify(message, isWarning = false) {
 const now = () => (player.isPlaying ? player.time : capture.time);
 let frame = null;
 
-/** Draw with the next frame, and go on as long as something moves. */
+/** Draw in the next animation frame, and repeat while something moves. */
 function show() {
   frame ??= requestAnimationFrame(() => {
     frame = null;
@@ -234,7 +234,7 @@ function showLegend() {
   });
 }
 
-// What the reader does
+// User input
 
 $("microphone").onclick = () => {
   act(() => (capture.state !== "off" && capture.kind === "microphone" ? finish() : startMicrophone()));

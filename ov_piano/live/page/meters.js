@@ -1,15 +1,15 @@
-// Numbers that tell how it goes: level of the input, latency, share of the processor.
+// Readings: input level, latency, CPU share.
 
 const LOWEST_DB = -60;
-const MOST_LATENCIES = 100; // of the latest notes
+const MOST_LATENCIES = 100; // latest notes to measure
 const CLIPPED = 0.999;
 
-/** The input's level as a bar, with its peak in words. */
+/** The input level as a bar, with its peak as text. */
 export class Level {
   #bar;
   #text;
   #peak = 0;
-  #shown = 0; // performance.now()
+  #shown = 0; // performance.now() at the last update
 
   constructor(bar, text) {
     this.#bar = bar;

@@ -1,4 +1,4 @@
-// Notes to a synthesiser or notation program, through the browser's Web MIDI.
+// Sends notes to a synthesiser or notation program through Web MIDI.
 
 const [NOTE_OFF, NOTE_ON] = [0x80, 0x90];
 
@@ -6,9 +6,9 @@ export class MidiOut {
   static isSupported = "requestMIDIAccess" in navigator;
   #access = null;
   #port = null;
-  #sounding = new Map(); // note -> timer of its end
+  #sounding = new Map(); // note -> timer of its note-off
 
-  /** Ask the browser; `onChange` is called when outputs come and go. Throws an Error if it refuses. */
+  /** Request access; `onChange` is called when outputs come or go. Throws an Error if access is denied. */
   async open(onChange) {
     this.#access = await navigator.requestMIDIAccess();
     this.#access.onstatechange = onChange;
@@ -19,7 +19,7 @@ export class MidiOut {
     return [...(this.#access?.outputs.values() ?? [])].map(({ id, name }) => ({ id, name }));
   }
 
-  /** @param id  of an output; null: none */
+  /** @param id  id of an output; null: none */
   select(id) {
     this.release();
     this.#port = id === null ? null : (this.#access.outputs.get(id) ?? null);

@@ -1,10 +1,10 @@
-// Plays the notes of a take to whatever has a `press(note, velocity, secs)`.
+// Plays the notes of a take on objects with `press(note, velocity, secs)`.
 
 const TICK_MS = 10;
 
 export class Player {
   #timer = null;
-  #begun = 0; // performance.now() of the take's 0 s
+  #begun = 0; // performance.now() at 0 s of the take
 
   get isPlaying() {
     return this.#timer !== null;
@@ -14,7 +14,7 @@ export class Player {
     return (performance.now() - this.#begun) / 1000;
   }
 
-  /** From `begin` seconds on; `onEnd` is called after the last note, not after stop(). */
+  /** Play from `begin` seconds; `onEnd` is called after the last note, not after stop(). */
   play(take, begin, press, onEnd) {
     this.stop();
     this.#begun = performance.now() - 1000 * begin;

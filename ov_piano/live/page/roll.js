@@ -1,4 +1,4 @@
-// Spectrogram and notes over the keyboard: pitch to the right, time downwards, the present at the lower edge.
+// Spectrogram and notes above the keyboard: pitch to the right, time downwards, the present at the bottom.
 
 import { colours } from "./colours.js";
 import { BLACK_WIDTH, centre, isBlack, WHITE_KEYS } from "./geometry.js";
@@ -7,7 +7,7 @@ const PIXELS_A_SECOND = 70;
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Roll {
-  back = 0; // seconds that the lower edge lies before the present
+  back = 0; // seconds from the bottom edge to the present
   #canvas;
   #context;
   #take;
@@ -24,7 +24,7 @@ export class Roll {
     return this.#canvas.clientHeight / PIXELS_A_SECOND;
   }
 
-  /** Move the lower edge by so many seconds into the past. */
+  /** Scroll back by `seconds`. */
   scroll(seconds, now) {
     this.back = Math.max(0, Math.min(this.back + seconds, now - this.visibleSecs / 2));
   }
@@ -48,7 +48,7 @@ export class Roll {
     }
   }
 
-  /** The time at the lower edge. Where motion is unwelcome nothing moves until half the picture is new. */
+  /** The time at the bottom edge. With reduced motion the roll moves by half its height at a time. */
   #lowerEdge(secs) {
     if (!reducedMotion.matches) return secs;
     const page = this.visibleSecs / 2;
@@ -95,7 +95,7 @@ export class Roll {
   }
 }
 
-/** Give a canvas as many pixels as the screen has for it. */
+/** Match the resolution of a canvas to the screen. */
 export function fitToScreen(canvas, context) {
   const ratio = devicePixelRatio;
   const [width, height] = [Math.round(canvas.clientWidth * ratio), Math.round(canvas.clientHeight * ratio)];

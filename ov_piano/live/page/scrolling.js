@@ -1,8 +1,8 @@
-// Looking back into the past of the piano roll: wheel, drag and keys.
+// Scrolling back in the piano roll: wheel, drag and keys.
 
-const KEYS = { ArrowUp: 0.1, ArrowDown: -0.1, PageUp: 0.9, PageDown: -0.9, Home: Infinity, End: -Infinity }; // of the view
+const KEYS = { ArrowUp: 0.1, ArrowDown: -0.1, PageUp: 0.9, PageDown: -0.9, Home: Infinity, End: -Infinity }; // in views
 
-/** `now()` gives the present in seconds; `onScroll` is called after each move. */
+/** `now()` returns the present in seconds; `onScroll` is called after each move. */
 export function connectScrolling(canvas, presentButton, roll, now, onScroll) {
   function scroll(seconds) {
     roll.scroll(seconds, now());

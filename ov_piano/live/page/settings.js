@@ -1,8 +1,8 @@
-// The controls below the picture, and what they say about their present values.
+// The controls below the piano roll and their current values.
 
 const $ = (id) => document.getElementById(id);
 
-/** Fill the controls from what the server says; returns the settings, and gives `onChange` the new ones. */
+/** Set up the controls from the server's values; returns the settings and calls `onChange` with new ones. */
 export function connectSettings(about, onChange) {
   const [threshold, gain, lookAhead] = [$("threshold"), $("gain"), $("look-ahead")];
   threshold.value = about.threshold;
@@ -25,12 +25,12 @@ export function connectSettings(about, onChange) {
 
   for (const control of [threshold, gain]) control.oninput = () => onChange(read());
   lookAhead.oninput = read;
-  lookAhead.onchange = () => onChange(read()); // begins another stream: only when the reader lets go
+  lookAhead.onchange = () => onChange(read()); // restarts the stream, so only on release
   $("settings").onsubmit = (event) => event.preventDefault();
   return read();
 }
 
-/** The list of MIDI outputs, which the browser shows after asking the reader. */
+/** The list of MIDI outputs, which the browser reveals after asking the user. */
 export function connectMidiOut(midiOut, onWarning) {
   const list = $("midi-out");
   if (!midiOut.constructor.isSupported) {
@@ -57,9 +57,9 @@ export function connectMidiOut(midiOut, onWarning) {
     try {
       await midiOut.open(update);
       update();
-      if (midiOut.outputs.length === 0) onWarning("The browser finds no MIDI output; connect one, and it will be listed.");
+      if (midiOut.outputs.length === 0) onWarning("The browser found no MIDI output. Connect one to see it in the list.");
     } catch {
-      onWarning("The browser was not allowed to use MIDI; its address bar has a setting for it.");
+      onWarning("The browser may not use MIDI. Allow it in the address bar.");
     }
   };
 }

@@ -1,14 +1,14 @@
-// The log-mel that the network hears, as light behind the notes: each band lies above the key of its pitch.
+// The network's log-mel input, drawn behind the notes: each band is above the key of its pitch.
 
 import { colours, onColours } from "./colours.js";
 import { pitchAt, WHITE_KEYS } from "./geometry.js";
 
-const WIDTH = 8 * WHITE_KEYS; // pixels of a row
-const ROWS = 256; // frames of a tile
+const WIDTH = 8 * WHITE_KEYS; // pixels per row
+const ROWS = 256; // frames per tile
 const MOST_TILES = 300; // half an hour
-const MOST_DRAWN = 12; // tiles that keep their picture
-const RANGE_DB = 60; // shown below the loudest so far
-const OPACITY = 0.9; // of the loudest
+const MOST_DRAWN = 12; // tiles with a cached image
+const RANGE_DB = 60; // dynamic range below the loudest so far
+const OPACITY = 0.9; // at the loudest
 
 export class Spectrogram {
   #tiles = new Map(); // number -> {bytes, picture, drawn: rows that are up to date}

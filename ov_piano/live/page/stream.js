@@ -1,13 +1,13 @@
-// One unbroken piece of sound on its way to the server, over a WebSocket of its own, and its notes on their way back.
+// One continuous stream of sound to the server, over its own WebSocket, and its notes back.
 // protocol.py describes the messages.
 
-const JOINT = 0.01; // seconds; blocks that are closer follow one another
+const JOINT = 0.01; // seconds; blocks with smaller gaps are contiguous
 
 export class Stream {
   state = "connecting"; // then "open", "stopping", "closed"
   #socket;
   #rate;
-  #start = null; // seconds of the take at the first sample
+  #start = null; // time of the first sample in the take, in seconds
   #sent = 0; // samples
   #heard = 0; // seconds
   #complete = false;

@@ -1,6 +1,6 @@
-// A simple piano-like sound, to check a transcription by ear: eight harmonics that die away, the higher the sooner.
+// A simple piano-like synthesiser to check a transcription by ear: eight harmonics, the higher ones decay faster.
 
-const RELEASE_SECS = 0.12; // time constant after the note's end
+const RELEASE_SECS = 0.12; // time constant after the note-off
 const HARMONICS = [0, 1, 0.5, 0.28, 0.17, 0.1, 0.06, 0.035, 0.02];
 
 export class Synth {

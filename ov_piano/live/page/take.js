@@ -4,7 +4,7 @@ export class Take {
   notes = []; // {onset_secs, end_secs, note, velocity, prob}
   #noteSecs;
   #longest;
-  #last = new Map(); // of each key
+  #last = new Map(); // latest note of each key
 
   /** @param noteSecs  how long a note lasts whose end is not known, unless its key is struck before */
   constructor(noteSecs) {
@@ -37,7 +37,7 @@ export class Take {
     }
   }
 
-  /** The notes that sound at some time from `begin` to `end`, found without a look at all the others. */
+  /** The notes that sound between `begin` and `end`, without a scan of all notes. */
   *between(begin, end) {
     for (let i = this.indexAt(begin - this.#longest); i < this.notes.length && this.notes[i].onset_secs <= end; i++) {
       if (this.notes[i].end_secs >= begin) yield this.notes[i];

@@ -1,5 +1,5 @@
-// Blocks of samples -> notes, over as many streams as it takes: a stream carries an unbroken piece of sound; after
-// a gap, a lost connection or a change of look-ahead the next one begins.
+// Blocks of samples -> notes, over one or more streams. A stream carries continuous sound; a gap, a lost connection
+// or a change of look-ahead starts a new one.
 
 import { Stream } from "./stream.js";
 
@@ -10,10 +10,10 @@ export class Transcription {
   #mostBehind;
   #handlers;
   #sampleRate = 0;
-  #wanted = false; // there is sound to come
+  #wanted = false; // more sound is expected
   #stream = null;
   #waiting = []; // blocks {samples, time}
-  #leftOut = 0; // seconds
+  #leftOut = 0; // skipped sound in seconds
   #retries = 0;
   #timer = null;
   #whenDone = [];
