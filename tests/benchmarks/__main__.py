@@ -21,7 +21,7 @@ OUTPUT = Path("out/bench.json")
 def main(wanted: list[str]) -> None:
     names = sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
     if unknown := sorted(set(wanted) - set(names)):
-        print(f"error: {unknown[0]}: no such benchmark, expected some of {', '.join(names)}", file=sys.stderr)
+        print(f"error: {unknown[0]}: unknown benchmark, expected one of {', '.join(names)}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     names = [name for name in names if not wanted or name in wanted]
     results = json.loads(OUTPUT.read_text()) if wanted and OUTPUT.exists() else {}

@@ -27,7 +27,7 @@ BATCH, BATCHES_A_ROUND = 30, 5
 def benchmarks() -> dict[str, dict]:
     needed = 6e9  # bytes: two stores and the cache
     if shutil.disk_usage(tempfile.gettempdir()).free < 2 * needed:
-        print(f"chunks: skipped, it needs {2 * needed / 1e9:.0f} GB free in {tempfile.gettempdir()}")
+        print(f"chunks: skipped, needs {2 * needed / 1e9:.0f} GB free in {tempfile.gettempdir()}")
         return {}
     with tempfile.TemporaryDirectory() as folder:
         pair = _write_stores(Path(folder))
@@ -48,7 +48,7 @@ def benchmarks() -> dict[str, dict]:
 
 
 def _items_a_second(dataset: ChunkDataset, pair: StorePair) -> dict:
-    """Ours against straight h5py slices of the same chunks, mel and roll, stacked to batches."""
+    """`ChunkDataset` against plain h5py slices of the same chunks, mel and roll, stacked into batches."""
     order = np.random.default_rng(0).permutation(len(dataset))
     ours_batches = itertools.cycle(order[: len(order) // BATCH * BATCH].reshape(-1, BATCH))
     begins = dataset.begins
@@ -75,7 +75,7 @@ def _items_a_second(dataset: ChunkDataset, pair: StorePair) -> dict:
 
 
 def _one_worker(dataset: ChunkDataset) -> float:
-    """Items per second that arrive here from the whole loader with one worker process."""
+    """Items per second from the complete loader with one worker process."""
     with training_loader(dataset, BATCH, workers=1, seed=0) as loader:
         batches = loader.batches(0)
         for _ in range(5):  # start, and empty the queue
@@ -87,7 +87,7 @@ def _one_worker(dataset: ChunkDataset) -> float:
 
 
 def _write_stores(folder: Path) -> StorePair:
-    """Both stores, of recordings that compress like real ones: log-mels to 0.77, rolls to 0.02."""
+    """Create both stores, with data that compress like real recordings: log-mels to 0.77, rolls to 0.02."""
     rng = np.random.default_rng(0)
     arrays = [(_logmel(rng, RECORDING_FRAMES), _roll(rng, RECORDING_FRAMES)) for _ in range(4)]
     mel_path = folder / str(MelName("MAESTROv3"))
@@ -102,14 +102,14 @@ def _write_stores(folder: Path) -> StorePair:
 
 
 def _logmel(rng: np.random.Generator, frames: int) -> np.ndarray:
-    """Noise that is smooth over time, in dB, three tenths of it at the floor."""
+    """Noise in dB, smooth over time, 30 % of it at the floor."""
     noise = rng.standard_normal((MELS, frames), dtype=np.float32)
     smooth = noise + np.roll(noise, 1, axis=1) + np.roll(noise, 2, axis=1)
     return np.maximum(12 * smooth + 30 - TOP_DB, 20 - TOP_DB).astype(np.float32)
 
 
 def _roll(rng: np.random.Generator, frames: int) -> np.ndarray:
-    """Twelve notes a second of 0.1 to 1.5 s, and a sustain pedal that moves."""
+    """Twelve notes per second of 0.1 to 1.5 s, and a moving sustain pedal."""
     roll = np.zeros((ROLL_ROWS, frames), np.float32)
     for onset in rng.integers(0, frames, round(12 * frames * FRAME_SECS)):
         note, velocity = rng.integers(21, 109), rng.integers(20, 110)

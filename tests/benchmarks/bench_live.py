@@ -1,4 +1,4 @@
-"""Live transcription with the default setting, on the sample: latency, share of a core, what is lost to offline."""
+"""Live transcription of the sample with default settings: latency, CPU share, F1 lost compared with offline."""
 
 from pathlib import Path
 
@@ -15,15 +15,15 @@ EXCERPT_SECS = 30.0
 
 
 def exact_context(transcriber: Transcriber) -> int:
-    """Frames after an onset that the offline result depends on, gates aside: network and decoder."""
+    """Frames after an onset that the offline result depends on through network and decoder, without the gates."""
     stem, onset_stages, velocity_stage = transcriber.parts
     reaches = [sum(step.reach for step in steps) for steps in (stem, velocity_stage, *onset_stages)]
     return sum(reaches[:2]) + max(reaches[2:]) + len(transcriber.decoder.kernel) // 2 + 1
 
 
 def benchmarks() -> dict[str, dict]:
-    """All entries of this file. "plain" waits for all the frames that the offline result depends on, and computes
-    all of them again with each hop."""
+    """All entries of this file. "plain" waits for all frames that the offline result depends on and recomputes
+    them at each hop."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     transcriber = Transcriber(device="cpu")

@@ -1,4 +1,4 @@
-"""Drawing the live page with ten minutes of notes and spectrogram behind it, against drawing it with none."""
+"""Drawing the live page after ten minutes of notes and spectrogram, against drawing it empty."""
 
 import shutil
 from statistics import median

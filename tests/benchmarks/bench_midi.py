@@ -1,4 +1,4 @@
-"""MIDI file to piano roll on 20 performances, MAESTRO's if at hand, against mido's player and a plain state machine."""
+"""MIDI file to piano roll on 20 performances, MAESTRO's if available, against mido's player and a simple state machine."""
 
 import tempfile
 from pathlib import Path
@@ -32,7 +32,7 @@ def benchmarks() -> dict[str, dict]:
 
 
 def performances(folder: Path) -> list[Path]:
-    """Some of MAESTRO's MIDI files, or where there are none random ones, put into ``folder``."""
+    """Some of MAESTRO's MIDI files, or random ones written to ``folder`` if there are none."""
     if paths := sorted(MAESTRO.glob("*/*.mid*"))[:FILES]:
         return paths
     rng, seconds = np.random.default_rng(0), 60 * MINUTES

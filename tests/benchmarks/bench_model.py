@@ -1,4 +1,4 @@
-"""Network: training step, and inference from log-mel to events."""
+"""Training step, and inference from log-mel to events."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ ASSETS = Path(__file__).parents[2] / "assets"
 
 
 def train_step(network: type[OnsetVelocityBase], rounds: int = 3) -> dict:
-    """Forward, backward and update on batches of 8 x 5 s: the fast forward pass against the readable module."""
+    """Forward, backward and update on batches of 8 x 5 s: optimised kernels against plain PyTorch."""
     torch.manual_seed(0)
     logmel = torch.randn(BATCH, network(init=False).in_bins, FRAMES) * 20 - 40  # dB
     return paired(*(training_stepper(logmel, fast, network) for fast in (True, False)), rounds)
@@ -40,7 +40,7 @@ def train_step(network: type[OnsetVelocityBase], rounds: int = 3) -> dict:
 def training_stepper(
     logmel: Tensor, fast: bool, network: type[OnsetVelocityBase] = OnsetVelocityNet
 ) -> Callable[[], None]:
-    """A training of a network of its own that learns random notes for ``logmel`` (b, mels, t), a step a call."""
+    """A function that trains a new network on random notes for ``logmel`` (b, mels, t), one step per call."""
     key_velocities = torch.rand(len(logmel), KEYS, logmel.shape[2]).sub(0.99).clamp(min=0) * 12700
     model = network().train()
     forward = (lambda x: fast_forward(model, x)) if fast else model
@@ -76,13 +76,13 @@ def inference(network: type[OnsetVelocityBase], dtype: torch.dtype, rounds: int 
     difference = (fast(logmel)[0].sigmoid() - plain(logmel)[0].sigmoid()).abs().max().item()
     agreement = score(_reference(events(plain)()), _estimate(events(fast)()), FRAME_SECS, 0.02).onsets_velocities.f1
     what = f"inference of {network.__name__} in {dtype}"
-    print(f"{what}: F1 {agreement:.4f} between its events and those of the plain network", flush=True)
+    print(f"{what}: F1 {agreement:.4f} of its events against those of the plain network", flush=True)
     entry = paired(events(fast), events(plain), rounds)
     return {**entry, "max_probability_difference": difference, "events_f1": agreement}
 
 
 def _sample_logmel(mels: int) -> Tensor:
-    """(mels, INFERENCE_FRAMES) in dB: the sample's recordings one after the other, repeated."""
+    """(mels, INFERENCE_FRAMES) in dB: the sample's recordings, concatenated and repeated."""
     paths = sorted((ASSETS / "sample").glob("*/*.wav"))
     logmels = [LogMel(LogMelSettings(mels=mels))(load_mono(path)) for path in paths]
     repeats = INFERENCE_FRAMES // sum(logmel.shape[1] for logmel in logmels) + 1
@@ -90,17 +90,17 @@ def _sample_logmel(mels: int) -> Tensor:
 
 
 def _estimate(events: pd.DataFrame) -> np.ndarray:
-    """Decoded events as the scorer's estimate (m, 3)."""
+    """Decoded events as estimates for the scorer, (m, 3)."""
     return np.column_stack([events["t_idx"] * FRAME_SECS, events["key"], events["vel"] * 127])
 
 
 def _reference(events: pd.DataFrame) -> np.ndarray:
-    """The same as its reference (n, 4), with an offset that is not looked at."""
+    """Decoded events as references for the scorer, (n, 4), with offsets that it ignores."""
     return np.insert(_estimate(events), 1, 0, axis=1)
 
 
 def _trained_model(network: type[OnsetVelocityBase]) -> OnsetVelocityBase:
-    """The shipped snapshot of this network, or random weights with plausible statistics."""
+    """The default snapshot if it is of this network, or random weights with plausible statistics."""
     snapshots = sorted(ASSETS.glob(f"{network.__name__}_*.torch"))
     if snapshots:
         return load_network(snapshots[-1])

@@ -1,7 +1,7 @@
-"""Script 0a on an hour of 44.1 kHz stereo with MIDI, against one process that does one recording after the other.
+"""Script 0a on an hour of 44.1 kHz stereo with MIDI, against a single process that works sequentially.
 
-Both are run as commands, so that starting Python counts. Besides the times, the largest memory
-of all processes together (proportional set size, Linux) over six and over twice six recordings.
+Both run as commands, so the time includes starting Python. Also reports the peak memory of all
+processes together (proportional set size, Linux) for six and for twelve recordings.
 """
 
 import csv
@@ -45,7 +45,7 @@ def benchmarks() -> dict[str, dict]:
 
 
 def write_tree(root: Path, recordings: int) -> None:
-    """Ten minutes a recording; MIDI files without relation to what is heard."""
+    """Create recordings of ten minutes each, with unrelated MIDI files."""
     rng, rows = np.random.default_rng(0), []
     (root / "2004").mkdir(parents=True, exist_ok=True)
     midis = performances(root)
@@ -78,7 +78,7 @@ def _run(*command: str | Path) -> None:
 
 
 def peak_memory(work) -> int:
-    """Largest memory in bytes of the processes that ``work`` starts, together."""
+    """Peak memory in bytes of all processes that ``work`` starts."""
     peak, done = 0, threading.Event()
 
     def watch() -> None:

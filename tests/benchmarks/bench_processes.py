@@ -1,7 +1,7 @@
-"""Training in two processes by torchrun against one, on the same cores: seconds a step of 4 chunks of 5 s.
+"""Training with torchrun in two processes against one, on the same cores: seconds per step of 4 chunks of 5 s.
 
-Both compute the network as it is written down: the rearranged one is for a single process. On one machine's CPU two
-processes have no more cores than one, so this is the price of synchronising; the gain is for several GPUs.
+Both use plain PyTorch, since the optimised kernels support a single process only. On the same cores, two processes
+gain nothing, so this measures the cost of synchronisation; distributed training pays off with several GPUs.
 """
 
 import json
@@ -33,7 +33,7 @@ def benchmarks() -> dict[str, dict]:
 
 
 def step_secs(folder: Path, processes: int, threads: int) -> list[float]:
-    """Seconds of each step but the first, which allocates."""
+    """Seconds of each step except the first, which allocates memory."""
     output = Path(tempfile.mkdtemp(dir=folder))
     args = [
         f"MAESTRO_PATH={SAMPLE}",

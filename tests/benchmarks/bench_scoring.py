@@ -29,7 +29,7 @@ def benchmarks() -> dict[str, dict]:
 
 
 def _available_bytes() -> float:
-    """Memory that programs could get, on Linux; elsewhere taken as enough."""
+    """Available memory on Linux; elsewhere assume that it suffices."""
     meminfo = Path("/proc/meminfo")
     lines = meminfo.read_text().splitlines() if meminfo.exists() else []
     return next((float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), float("inf"))
@@ -43,7 +43,7 @@ def _notes(count: int, secs: float, seed: int = 0) -> np.ndarray:
 
 
 def _mir_eval(reference: np.ndarray, estimate: np.ndarray) -> np.ndarray:
-    """P, R, F1 of onsets and of onsets with velocities."""
+    """P, R and F1 of onsets and of onsets with velocities."""
     ref = reference[:, :2], mir_eval.util.midi_to_hz(reference[:, 2]), reference[:, 3]
     intervals = estimate[:, [0, 0]] + [0, 0.1]
     est = intervals, mir_eval.util.midi_to_hz(estimate[:, 1]), estimate[:, 2]
@@ -53,7 +53,7 @@ def _mir_eval(reference: np.ndarray, estimate: np.ndarray) -> np.ndarray:
 
 
 def _scoring(count: int) -> dict:
-    """Half an hour of ``count`` notes and their noisy detection."""
+    """``count`` notes in half an hour and noisy estimates of them."""
     rng, reference = np.random.default_rng(1), _notes(count, 1800)
     onsets = reference[:, 0] + rng.normal(0, 0.025, count)
     estimate = np.column_stack([onsets, reference[:, 2], reference[:, 3] + rng.uniform(0, 40, count)])
@@ -117,14 +117,14 @@ def _search(count: int) -> dict:
 
 
 def _events(probs: torch.Tensor, velocities: torch.Tensor, threshold: float) -> pd.DataFrame:
-    """The event table of maps (88, frames)."""
+    """Decode maps (88, frames) into an event table."""
     found = Decoder()(probs[None], velocities[None], threshold)
     columns = {"onset_secs": found["t_idx"] * FRAME_SECS, "note": found["key"] + LOWEST_NOTE}
     return pd.DataFrame({**columns, "velocity": found["vel"] * 127, "prob": found["prob"]})
 
 
 def _maps(reference: np.ndarray, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps (88, frames) in which nine tenths of the notes, somewhat displaced, are peaks of 0.6 to 1."""
+    """Maps (88, frames) with peaks of 0.6 to 1 near 90 % of the notes."""
     rng = np.random.default_rng(2)
     found = reference[rng.random(len(reference)) < 0.9]
     frame = np.round((found[:, 0] + rng.normal(0.01, 0.015, len(found))) / FRAME_SECS).astype(int)

@@ -1,7 +1,7 @@
-"""Two trainings at once on the same cores: seconds a step of 4 chunks of 5 s, by how long waiting threads spin.
+"""Two trainings at once on the same cores: seconds per step of 4 chunks of 5 s, by how long waiting threads spin.
 
-Threads that spin while they wait keep the cores from another program that needs them. Two trainings can share fairly
-at twice the seconds of one; the price of less spinning is seen in one training alone.
+Spinning threads block cores that another program needs. A fair share is twice the seconds per step of one training;
+the cost of less spinning shows in a single training.
 """
 
 import ov_piano  # noqa: F401 -- first, as in the commands
@@ -24,7 +24,7 @@ UNSET = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS")
 
 
 def benchmarks() -> dict[str, dict]:
-    """``ours`` and ``plain`` of two at once, in seconds a step; the same of one alone."""
+    """Seconds per step of ``ours`` and ``plain``, with two trainings at once and with one."""
     secs = {(name, together): [] for name in WAITING for together in (1, 2)}
     for _ in range(ROUNDS):
         for (name, together), times in secs.items():
@@ -38,7 +38,7 @@ def benchmarks() -> dict[str, dict]:
 
 
 def step_secs(together: int, settings: dict[str, str]) -> float:
-    """Median over the processes of their seconds a step."""
+    """Median seconds per step over the processes."""
     env = {key: value for key, value in os.environ.items() if key not in UNSET} | settings
     command = [sys.executable, "-m", "tests.benchmarks.bench_sharing"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -52,7 +52,7 @@ def step_secs(together: int, settings: dict[str, str]) -> float:
 
 
 def main() -> None:
-    """One training: a line when it is ready, and seconds a step after it was told to start."""
+    """One training process: prints a line when ready and, after the start signal, its seconds per step."""
     step = training_stepper(torch.randn(BATCH, 250, 208) * 20 - 40, fast=True)
     step()
     print("ready", flush=True)

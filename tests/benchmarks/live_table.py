@@ -1,13 +1,13 @@
-"""What live transcription costs: `python -m tests.benchmarks.live_table DATA=maestro-v3.0.0[,another tree]`
+"""Accuracy and speed of live transcription: `python -m tests.benchmarks.live_table DATA=maestro-v3.0.0[,another tree]`
 
 Streams the first SECONDS of recordings through `StreamingTranscriber` with each combination of PAST, HOPS and
-LOOK_AHEADS, and scores the events beside those of `Transcriber` on the same audio. Prints a table in Markdown, a row
-a combination, and writes OUT (CSV) after each row:
+LOOK_AHEADS, and compares the scores with those of `Transcriber` on the same audio. Prints a Markdown table with one
+row per combination, and writes OUT (CSV) after each row:
 
 - onset_f1, onset_velocity_f1: means over recordings in %; onset_loss, onset_velocity_loss: points below offline
-- latency_median, latency_95: seconds from a reference onset to the moment in which its event is handed out: until
-  the samples were there, and until they were computed
-- one_core: seconds of audio for each second of computing, with one thread
+- latency_median, latency_95: seconds from a reference onset to its event, including the wait for samples and the
+  computing time
+- one_core: seconds of audio per second of computing, with one thread
 """
 
 import csv
@@ -45,16 +45,16 @@ ROW = "| {} | {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.3f} | {:.3f} | {:
 class ConfDef:
     """Settings, each overridden by KEY=value."""
 
-    DATA: str = option(REQUIRED, "folders in MAESTRO's layout, with commas between")
-    SPLIT: str = option("validation", "of the recordings")
-    VERSION: int = option(3, "of MAESTRO, by which the folders' CSV is named")
-    RECORDINGS: int = option(12, "from each folder, spread over its list", POSITIVE)
-    SECONDS: float = option(60.0, "of each recording, from its start", POSITIVE)
-    SNAPSHOT_INPATH: str | None = option(None, "weights of the network; null: the snapshot that ships in assets/")
-    PAST: list[int] = option([12], "frames: see `StreamSettings`")
-    HOPS: list[int] = option([1, 2, 3, 4], "frames: see `StreamSettings`")
-    LOOK_AHEADS: list[int] = option([1, 2, 3, 4, 6], "frames: see `StreamSettings`")
-    OUT: str = option("out/live_table.csv", "the table")
+    DATA: str = option(REQUIRED, "folders in MAESTRO's layout, separated by commas")
+    SPLIT: str = option("validation", "split to take recordings from")
+    VERSION: int = option(3, "MAESTRO version in the name of the CSV file")
+    RECORDINGS: int = option(12, "number of recordings per folder, evenly spaced in its list", POSITIVE)
+    SECONDS: float = option(60.0, "duration to use from the start of each recording", POSITIVE)
+    SNAPSHOT_INPATH: str | None = option(None, "snapshot to use; null: the default snapshot")
+    PAST: list[int] = option([12], "values of past_frames, see `StreamSettings`")
+    HOPS: list[int] = option([1, 2, 3, 4], "values of hop_frames")
+    LOOK_AHEADS: list[int] = option([1, 2, 3, 4, 6], "values of look_ahead_frames")
+    OUT: str = option("out/live_table.csv", "CSV file to write")
 
 
 class Excerpt(NamedTuple):
@@ -65,7 +65,7 @@ class Excerpt(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """What a stream made of an excerpt."""
+    """The result of streaming an excerpt."""
 
     estimate: np.ndarray  # (m, 3) as for `score`
     emitted_secs: np.ndarray  # (m,) when each event was handed out, in seconds of the stream
@@ -109,7 +109,7 @@ def f1s(excerpts: list[Excerpt], estimates: list[np.ndarray]) -> np.ndarray:
 
 
 def offline(transcriber: Transcriber, excerpts: list[Excerpt]) -> np.ndarray:
-    """:func:`f1s` of the whole excerpts at once."""
+    """:func:`f1s` of offline transcription."""
     tables = [transcriber(excerpt.wave, SAMPLE_RATE) for excerpt in excerpts]
     return f1s(excerpts, [table[["onset_secs", "note", "velocity"]].to_numpy() for table in tables])
 
@@ -139,7 +139,7 @@ def measure(
 
 
 def latencies_of(excerpt: Excerpt, heard: Heard) -> np.ndarray:
-    """Seconds from the reference onset to the event, for each event that is right."""
+    """Seconds from the reference onset to the event, for each correct event."""
     refs, ests = match_onsets(excerpt.reference, heard.estimate, Tolerances().onset_secs).T
     return heard.emitted_secs[ests] - excerpt.reference[refs, 0]
 

@@ -1,7 +1,7 @@
-"""Paired timing of two ways to do the same work, in one process.
+"""Paired timing of two implementations of the same work, in one process.
 
-Machines are noisy by a factor of several from one minute to the next, so the two are run
-in turn (A B A B …) and only the ratio of their medians is worth quoting.
+Timings vary by a large factor from minute to minute, so the two alternate (A B A B …) and only
+the ratio of their medians is meaningful.
 """
 
 import os

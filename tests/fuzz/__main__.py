@@ -1,12 +1,12 @@
-"""`make fuzz`: new examples for the tests' properties, spoilt inputs for every loader, kills of the scripts 0a and 1.
+"""`make fuzz`: new examples for the property tests, corrupted inputs for every loader, kills of scripts 0a and 1.
 
 1. Search for counterexamples to the properties that the tests check on a few examples.
-2. Give each loader its share of INPUTS mutated inputs. Whatever is neither used nor refused by one
-   clear line is written to OUTPUT_DIR with its traceback.
-3. Kill the scripts 0a and 1 KILLS times at random moments, then once before each change that they make
-   to their output folder, and compare the end with that of a run left alone.
+2. Run each loader on its share of INPUTS mutated inputs. An input that is neither accepted nor rejected
+   with a one-line error is written to OUTPUT_DIR with its traceback.
+3. Kill scripts 0a and 1 KILLS times at random moments, then once before each change to their output
+   folder, restart them, and compare the result with that of an undisturbed run.
 
-The same SEED gives the same inputs. Ends with status 1 if something was found.
+The same SEED gives the same inputs. The exit status is 1 if there are findings.
 """
 
 import os
@@ -32,13 +32,13 @@ from tests.fuzz.loaders import make_loaders
 class ConfDef:
     """Settings, each overridden by KEY=value."""
 
-    SEED: int = option(0, "makes examples, inputs and the moments of the kills repeatable", NON_NEGATIVE)
-    PROPERTIES: bool = option(True, "search for counterexamples to the tests' properties")
-    INPUTS: int = option(20_000, "inputs over all loaders", NON_NEGATIVE)
-    SECONDS: float | None = option(None, "no further input after so many seconds", POSITIVE)
-    ONLY: str | None = option(None, "name of the one loader to give the inputs to")
-    KILLS: int = option(10, "kills of each script at random moments; 0 leaves out all kills", NON_NEGATIVE)
-    OUTPUT_DIR: str = option("out/fuzz", "folder for what is found")
+    SEED: int = option(0, "seed for examples, inputs and times of kills", NON_NEGATIVE)
+    PROPERTIES: bool = option(True, "search for counterexamples to the property tests")
+    INPUTS: int = option(20_000, "number of inputs for all loaders together", NON_NEGATIVE)
+    SECONDS: float | None = option(None, "stop giving inputs after this many seconds; null: no limit", POSITIVE)
+    ONLY: str | None = option(None, "name of a loader to fuzz alone; null: all loaders")
+    KILLS: int = option(10, "kills of each script at random moments; 0: no kills at all", NON_NEGATIVE)
+    OUTPUT_DIR: str = option("out/fuzz", "folder for findings")
 
 
 def main(conf: ConfDef) -> None:
@@ -53,13 +53,13 @@ def main(conf: ConfDef) -> None:
 
 
 def search_counterexamples(seed: int) -> int:
-    """Pytest's report is printed; whether it found one."""
+    """Print pytest's report; return whether a test failed."""
     args = ["-m", "hypothesis", "--hypothesis-profile=fuzz", f"--hypothesis-seed={seed}"]
     return int(subprocess.run([sys.executable, "-m", "pytest", *args], check=False).returncode != 0)
 
 
 def kill_all(conf: ConfDef, folder: Path) -> int:
-    """Print a line for each script and manner of killing; the number of findings."""
+    """Print a line for each script and kind of kill; return the number of findings."""
     found = 0
     for make_task in (preprocessing_task, training_task):
         for manner in (partial(kill_and_restart, kills=conf.KILLS, seed=conf.SEED), kill_at_changes):
@@ -75,7 +75,7 @@ def kill_all(conf: ConfDef, folder: Path) -> int:
 
 
 def fuzz_all(conf: ConfDef, folder: Path, deadline: float) -> int:
-    """Print a row a loader; the number of findings."""
+    """Print a row per loader; return the number of findings."""
     loaders = make_loaders(folder)
     if conf.ONLY and conf.ONLY not in loaders:
         raise InputError(f"setting ONLY={conf.ONLY}: expected one of {', '.join(loaders)}")
@@ -91,7 +91,7 @@ def fuzz_all(conf: ConfDef, folder: Path, deadline: float) -> int:
         total = Count(*map(sum, zip(total, count, strict=True)))
     print_row("all", total)
     if total.found:
-        print(f"what was found is in {conf.OUTPUT_DIR}")
+        print(f"findings written to {conf.OUTPUT_DIR}")
     return total.found
 
 

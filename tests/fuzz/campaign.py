@@ -1,7 +1,7 @@
-"""Spoilt inputs by the thousand: each must be used or refused by `InputError`, in bounded time and memory.
+"""Thousands of corrupted inputs: each must be accepted or rejected with `InputError`, in bounded time and memory.
 
-The work is done in a forked process, so that a crash or a hang of a library in C is a finding,
-too, and not the end of the campaign. Each input follows from seed, loader and number alone.
+The loaders run in a forked process, so that a crash or hang in a C library is a finding and does
+not end the campaign. Each input is a function of seed, loader and number.
 """
 
 import logging
@@ -28,7 +28,7 @@ LOOK_EVERY_SECS = 0.02
 
 
 class Count(NamedTuple):
-    """How many inputs a loader was given, used and refused, and how many were findings."""
+    """Number of inputs of a loader: total, accepted, rejected, and findings."""
 
     tried: int = 0
     used: int = 0
@@ -58,7 +58,7 @@ class Campaign(NamedTuple):
 
 
 def fuzz(campaign: Campaign) -> Count:
-    """Give the loader all inputs, from a process that is replaced when it dies."""
+    """Run the loader on all inputs, in a child process that is restarted when it dies."""
     shared = mmap.mmap(-1, 32)  # the counts, for both processes
     while (count := _counts(shared)).tried < campaign.inputs and time.monotonic() < campaign.deadline:
         child = os.fork()
@@ -72,7 +72,7 @@ def fuzz(campaign: Campaign) -> Count:
 
 
 def _work(campaign: Campaign, first: int, shared: mmap.mmap) -> None:
-    """In the child: the inputs from ``first`` on, then the end of the process."""
+    """In the child process: run the inputs from ``first`` on, then exit."""
     status = 1
     try:
         logging.disable()
@@ -105,7 +105,7 @@ def _work(campaign: Campaign, first: int, shared: mmap.mmap) -> None:
 
 
 def _kind(finding: str) -> str:
-    """Findings are of one kind if they end in the same line of code."""
+    """Findings are equivalent if they end in the same line of code."""
     places = [line for line in finding.splitlines() if line.startswith("  File ")]
     return places[-1] if places else finding[:40]
 
@@ -117,7 +117,7 @@ def _limit_memory() -> None:
 
 
 def _watch(child: int, shared: mmap.mmap) -> str | None:
-    """Wait for the child's end; what was wrong with it, if anything."""
+    """Wait for the child to end; return what went wrong, if anything."""
     tried, since = -1, time.monotonic()
     while True:
         done, status = os.waitpid(child, os.WNOHANG)

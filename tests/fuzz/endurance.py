@@ -1,8 +1,8 @@
-"""Memory and open files of a long training: ``python -m tests.fuzz.endurance [STEPS=2000]``.
+"""Memory and open files of a long training run: ``python -m tests.fuzz.endurance [STEPS=2000]``.
 
-Trains a few small chunks a step on toy stores with two loader workers, cross-validates and saves
-every so often, and prints what the training process and its workers hold as the steps go by.
-Ends with status 1 if memory or files grow from the first half of the run to the second.
+Trains on toy stores with a few small chunks per step and two loader workers, cross-validates and
+saves at intervals, and prints the memory and open files of the training process and its workers.
+The exit status is 1 if memory or files grow from the first half of the run to the second.
 """
 
 import sys
@@ -32,7 +32,7 @@ class ConfDef:
 
 
 class Held(NamedTuple):
-    """By the training process and by its workers together: resident memory in MB, and open files."""
+    """Resident memory in MB and open files, of the training process and of all its workers together."""
 
     mb: float
     files: int

@@ -1,7 +1,7 @@
-"""Scripts 0a and 1 killed (SIGKILL) at random moments and started again: the end must be that of a run left alone.
+"""Kill scripts 0a and 1 (SIGKILL) at random moments and restart them: the result must equal an undisturbed run.
 
-Processes are forked from a server that has imported torch already, so that kills fall into the
-work and not into the seconds of importing.
+Processes are forked from a server that has already imported torch, so that kills hit the actual
+work and not the imports.
 """
 
 import itertools
@@ -32,12 +32,12 @@ TINY = ("DEVICE=cpu", "TRAIN_BS=2", "TRAIN_BATCH_SECS=1", "DATALOADER_WORKERS=0"
 
 
 class BrokenByKillError(AssertionError):
-    """What a kill broke."""
+    """Damage caused by a kill."""
 
 
 @dataclass
 class Report:
-    """What was done; ``finished`` runs were compared with the one that was left alone."""
+    """Counts; ``finished`` runs were compared with the undisturbed one."""
 
     kills: int = 0
     finished: int = 0
@@ -50,7 +50,7 @@ class Report:
 
 @dataclass
 class Task:
-    """A script, its settings but for the output folder, and how to look at that folder.
+    """A script, its settings without the output folder, and how to check that folder.
 
     :param check: looks at it after each kill, says what has been reached
     :param check_end: compares it with that of the run that was left alone
@@ -63,7 +63,7 @@ class Task:
 
 
 def start(script: str, args: Sequence[str], output: Path, last_change: int | None = None) -> multiprocessing.Process:
-    """The script in a process of its own; what it prints goes to ``output.log``.
+    """Run the script in its own process; its output goes to ``output.log``.
 
     :param last_change: number of the change to the output folder before which the process kills itself
     """
@@ -87,7 +87,7 @@ def _run(script: str, args: Sequence[str], log: Path, output: Path, last_change:
 
 
 def _kill_before_change(number: int, folder: str) -> None:
-    """End this process at the ``number``-th creation, renaming or removal of something in ``folder``."""
+    """Kill this process at the ``number``-th creation, renaming or removal in ``folder``."""
     left = iter(range(number, -1, -1))
 
     def on_event(event: str, args: tuple) -> None:
@@ -99,7 +99,7 @@ def _kill_before_change(number: int, folder: str) -> None:
 
 
 def leave_alone(script: str, args: Sequence[str], output: Path) -> float:
-    """Run to the end; the seconds that it took."""
+    """Run to the end; return the elapsed seconds."""
     begin = time.monotonic()
     finish(start(script, args, output), output)
     return time.monotonic() - begin
@@ -117,7 +117,7 @@ def finish(process: multiprocessing.Process, output: Path) -> None:
 
 
 def kill_and_restart(task: Task, folder: Path, kills: int, seed: int) -> Report:
-    """Kill at random moments, ``kills`` times; when a run has come to its end, begin anew in an empty folder."""
+    """Kill at random moments, ``kills`` times; when a run finishes, start again in an empty folder."""
     rng, report = random.Random(seed), Report()
     alone = folder / "alone"
     leave_alone(task.script, ["--help"], folder / "help")  # starts the server, so that it is not in the seconds
@@ -144,7 +144,7 @@ def kill_and_restart(task: Task, folder: Path, kills: int, seed: int) -> Report:
 
 
 def kill_at_changes(task: Task, folder: Path, first: int = 0, every: int = 1) -> Report:
-    """Kill before the ``first`` change to the output folder, and ``every`` so many from there on, one kill a run."""
+    """Kill before change number ``first`` to the output folder, then every ``every`` changes, one kill per run."""
     report, alone = Report(), folder / "alone"
     leave_alone(task.script, task.args, alone)
     for number in itertools.count(first, every):
@@ -205,7 +205,7 @@ def _check_equal_stores(path: Path, other: Path) -> None:
 
 
 def training_task(folder: Path, steps: int = 12) -> Task:
-    """Script 1 for a few steps on toy stores, its state saved at each, with a cross-validation on the way."""
+    """Script 1 for a few steps on toy stores, with a saved state at each step and one cross-validation."""
     tree, stores = write_toy_maestro(folder / "maestro-v3.0.0"), folder / "stores"
     leave_alone(PREPROCESSING, (f"MAESTRO_INPATH={tree}", "WORKERS=1"), stores)
     paths = (f"MAESTRO_PATH={tree}", f"HDF5_MEL_PATH={stores / MEL_NAME}", f"HDF5_ROLL_PATH={stores / ROLL_NAME}")
@@ -228,7 +228,7 @@ def training_task(folder: Path, steps: int = 12) -> Task:
 
 
 def _check_equal_states(path: Path, other: Path) -> None:
-    """Bit for bit, except the configuration's output folder."""
+    """Compare bit for bit, except for the output folder in the configuration."""
     one, two = TrainingState.load(path), TrainingState.load(other)
     if (one.step, one.epoch, one.batch) != (two.step, two.epoch, two.batch):
         raise BrokenByKillError(f"{path}: ends at step {one.step}, the run left alone at {two.step}")

@@ -1,7 +1,7 @@
-"""Many streams at the same time for a while: ``python -m tests.fuzz.live_streams [STREAMS=8] [SECONDS=60]``.
+"""Stress test with many simultaneous streams: ``python -m tests.fuzz.live_streams [STREAMS=8] [SECONDS=60]``.
 
-Each client sends a piece of its own in real time, in blocks of random length; some vanish in mid-stream and come back.
-Ends with status 1 unless every stream that was not cut off has the notes of the streaming class.
+Each client streams its own piece in real time, in blocks of random length; some disconnect mid-stream and return.
+The exit status is 1 unless every complete stream has the notes of the streaming class.
 """
 
 import json
@@ -29,10 +29,10 @@ from tests.live_site import START, Site, live_site, stream
 class ConfDef:
     """Settings, each overridden by KEY=value."""
 
-    STREAMS: int = option(8, "at the same time", POSITIVE)
-    SECONDS: int = option(60, "length of each stream", POSITIVE)
-    HOP_FRAMES: int = option(24, "frames decided together; the fewer, the more there is to compute", POSITIVE)
-    VANISHING: float = option(0.5, "share of streams before which a client vanishes in mid-stream", FRACTION)
+    STREAMS: int = option(8, "number of simultaneous streams", POSITIVE)
+    SECONDS: int = option(60, "length of each stream in seconds", POSITIVE)
+    HOP_FRAMES: int = option(24, "frames per network run; fewer: more CPU time", POSITIVE)
+    VANISHING: float = option(0.5, "probability that a client first disconnects mid-stream", FRACTION)
 
 
 def main(conf: ConfDef) -> None:
@@ -42,7 +42,7 @@ def main(conf: ConfDef) -> None:
     waves = [np.roll(sample, 50_000 * number) for number in range(conf.STREAMS)]
 
     def play(number: int) -> tuple[int, float]:
-        """Notes that are wrong or missing, and seconds that it took."""
+        """Number of wrong or missing notes, and elapsed seconds."""
         chance, begin = random.Random(number), time.monotonic()
         if chance.random() < conf.VANISHING:
             vanish(site, waves[number], rate)
@@ -66,7 +66,7 @@ def main(conf: ConfDef) -> None:
 
 
 def paced(wave: np.ndarray, rate: int, chance: random.Random):
-    """Blocks of 1 sample to half a second, when a microphone would have them."""
+    """Blocks of 1 sample to half a second, at the times a microphone would deliver them."""
     begin, at = time.monotonic(), 0
     while at < len(wave):
         end = min(len(wave), at + round(rate * 0.5 * chance.random() ** 2) + 1)

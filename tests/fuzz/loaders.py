@@ -1,4 +1,4 @@
-"""What is fuzzed: for each loader good inputs to spoil, and a call that may succeed or raise `InputError`."""
+"""The loaders to fuzz: valid inputs to corrupt, and a call that may succeed or raise `InputError`."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ WAVE_TOKENS += (b"SSND", b".snd", b"fLaC", b"OggS", b"\xfe\xff", b"\x03\0", b"\x
 
 @dataclass
 class Loader:
-    """``seeds``: good inputs; ``load`` uses one input; ``share``: of all inputs that go to this loader."""
+    """``seeds``: valid inputs; ``load``: loads one input; ``share``: this loader's share of all inputs."""
 
     seeds: list[bytes]
     load: Callable[[bytes], None]
@@ -50,7 +50,7 @@ class Loader:
 
 
 def make_loaders(folder: Path) -> dict[str, Loader]:
-    """All loaders; ``folder`` holds the files that they read."""
+    """All loaders; they read files from ``folder``."""
     return {
         "MIDI": _midi(folder / "midi"),
         "wave_header": _wave(folder / "wave"),

@@ -1,4 +1,4 @@
-"""Spoilt copies of good inputs: the same bytes for the same seed, loader and number."""
+"""Corrupted copies of valid inputs: the same bytes for the same seed, loader and number."""
 
 import random
 import struct
@@ -9,7 +9,7 @@ MOST_CHANGES = 4
 
 
 def mutated(rng: random.Random, seeds: Sequence[bytes], tokens: Sequence[bytes]) -> bytes:
-    """One of ``seeds`` with one or four changes; ``tokens`` are pieces of the format that may turn up anywhere."""
+    """One of ``seeds`` with one or four changes; ``tokens``: format fragments to insert anywhere."""
     data = bytearray(rng.choice(seeds))
     for _ in range(rng.choice((1, 1, 1, MOST_CHANGES))):
         change = rng.choice(GENTLE if rng.random() < 0.6 else ROUGH)
@@ -18,7 +18,7 @@ def mutated(rng: random.Random, seeds: Sequence[bytes], tokens: Sequence[bytes])
 
 
 def _place(rng: random.Random, data: bytearray) -> int:
-    """A position, as often as not near the beginning, where headers are."""
+    """A random position, half of the time near the start, where headers are."""
     return rng.randrange(min(len(data), 64) if rng.random() < 0.4 else len(data)) if data else 0
 
 
