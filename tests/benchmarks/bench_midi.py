@@ -1,4 +1,4 @@
-"""MIDI file to piano roll on 20 performances, MAESTRO's if available, against mido's player and a simple state machine."""
+"""MIDI file to piano roll on 20 performances, MAESTRO's if available, against mido and a simple state machine."""
 
 import tempfile
 from pathlib import Path
