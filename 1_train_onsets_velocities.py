@@ -12,24 +12,19 @@
 import ov_piano  # noqa: F401 -- first: it configures torch's threads before torch is imported
 
 # isort: split
-import sys
-import time
 from contextlib import nullcontext
 from functools import partial
-from math import inf
 from pathlib import Path
 
 import torch
 
 from ov_piano.cli import run
 from ov_piano.config import to_yaml
-from ov_piano.constants import MELS_2023
 from ov_piano.data.chunks import ChunkDataset, RecordingDataset
 from ov_piano.data.frame_cache import open_frame_cache
 from ov_piano.data.hdf5 import StorePair, open_pair
 from ov_piano.data.loader import training_loader
 from ov_piano.data.splits import midi_paths, split_indices
-from ov_piano.errors import InputError
 from ov_piano.evaluation.ground_truth import load_ground_truths
 from ov_piano.log import RunLog, timestamp
 from ov_piano.machine.atomic import locked, remove_partials
@@ -39,7 +34,7 @@ from ov_piano.model.networks import NETWORKS, load_weights
 from ov_piano.plots.learning_curve import LearningCurve
 from ov_piano.provenance import git_commit
 from ov_piano.training.batch_norm import random_logmels
-from ov_piano.training.breakpoint import BreakpointFile
+from ov_piano.training.breakpoint import BreakpointFile, has_terminal
 from ov_piano.training.conf import TrainConf as ConfDef
 from ov_piano.training.cross_validation import CrossValidation, format_scores
 from ov_piano.training.interrupt import StopRequest
@@ -48,29 +43,16 @@ from ov_piano.training.schedule import CyclicDecay, Schedule, WarmUpCyclicDecay
 from ov_piano.training.snapshots import SnapshotFolder
 from ov_piano.training.state import find_state
 from ov_piano.training.step import TrainingForward, TrainingStep, adamw, sgd
+from ov_piano.training.time_left import TimeLeft
 from ov_piano.training.trainer import Trainer
 from ov_piano.transcription.decoder import Decoder
 
 XV_TAKE_ONE_EVERY = 5  # use every fifth validation recording
 
 
-def open_stores(conf: ConfDef) -> StorePair:
-    """Open the pair of HDF5 files; the network of 2023 needs 229 mel bands, that of 2022 takes any number."""
-    pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
-    if conf.NETWORK == "OnsetsAndVelocities" and pair.mel.height != MELS_2023:
-        raise InputError(
-            f"{conf.HDF5_MEL_PATH}: NETWORK={conf.NETWORK} needs log-mels of {MELS_2023} bands (script 0a or 0b with "
-            f"MELBINS={MELS_2023}), found {pair.mel.height}"
-        )
-    return pair
-
-
 def training_chunks(conf: ConfDef, pair: StorePair, processes: Processes) -> ChunkDataset:
     """Chunks of TRAIN_BATCH_SECS, about one per second of audio."""
-    length = round(conf.TRAIN_BATCH_SECS / pair.frame_secs)
-    if length < 2:
-        raise InputError(f"setting TRAIN_BATCH_SECS={conf.TRAIN_BATCH_SECS:g}: expected at least two frames")
-    stride = min(length, round(length / conf.TRAIN_BATCH_SECS))  # chunks shorter than a second do not overlap
+    length, stride = conf.chunk_length_and_stride(pair.frame_secs)
     with processes.first_before_others():
         cache = open_frame_cache(pair) if conf.FRAME_CACHE else None
     return ChunkDataset(pair, split_indices(pair, "train"), length, stride, cache)
@@ -129,7 +111,6 @@ def build_trainer(conf: ConfDef, pair: StorePair, chunks: ChunkDataset, processe
         train_onsets=conf.TRAINABLE_ONSETS,
         bf16=conf.BF16,
     )
-    has_terminal = sys.stdin is not None and sys.stdin.isatty()  # None if closed
     batches = (conf.BN_REESTIMATE_BATCHES, conf.TRAIN_BS, conf.RANDOM_SEED)
     trainer = Trainer(
         model,
@@ -139,7 +120,7 @@ def build_trainer(conf: ConfDef, pair: StorePair, chunks: ChunkDataset, processe
         conf.RANDOM_SEED,
         recording_names=[metadata.basename for metadata in pair.metadata],
         augment=conf.augmentation((pair.mel_name.settings.fmin, pair.mel_name.settings.fmax)),
-        wants_pause=BreakpointFile("breakpoint.json", processes.world == 1 and has_terminal).wants_pause,
+        wants_pause=BreakpointFile("breakpoint.json", processes.world == 1 and has_terminal()).wants_pause,
         snapshots=SnapshotFolder(Path(conf.OUTPUT_DIR) / "model_snapshots", conf.KEEP_SNAPSHOTS),
         states_folder=states_folder,
         conf_yaml=to_yaml(conf),
@@ -149,13 +130,6 @@ def build_trainer(conf: ConfDef, pair: StorePair, chunks: ChunkDataset, processe
     if state:
         trainer.resume(state)
     return trainer
-
-
-def in_words(secs: float) -> str:
-    """A duration as ``2 d 03:04 h`` or, below a day, ``03:04 h``."""
-    days, minutes = divmod(round(secs / 60), 24 * 60)
-    clock = f"{minutes // 60:02}:{minutes % 60:02}"
-    return f"{days} d {clock} h" if days else f"{clock} h"
 
 
 def validate(trainer: Trainer, log: RunLog, curve: LearningCurve) -> None:
@@ -177,7 +151,8 @@ def main(conf: ConfDef) -> None:
         LearningCurve(conf.OUTPUT_DIR, log.writer) as curve,
     ):
         log.note(f"{to_yaml(conf)}\ncommit: {git_commit()}\n")
-        pair = open_stores(conf)
+        pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
+        conf.check_mel_bands(pair.mel.height)
         chunks = training_chunks(conf, pair, processes)
         trainer = build_trainer(conf, pair, chunks, processes)
         if processes.world > 1 and processes.device.type == "cpu":
@@ -190,14 +165,14 @@ def main(conf: ConfDef) -> None:
             StopRequest() as stop,
         ):
             log.info("%d chunks, %d batches per epoch", len(chunks), loader.batches_per_epoch)
-            begin, first = time.monotonic(), trainer.step
-            last = min(conf.NUM_EPOCHS * loader.batches_per_epoch, conf.MAX_STEPS or inf)
+            steps = conf.NUM_EPOCHS * loader.batches_per_epoch
+            time_left = TimeLeft(trainer.step, min(steps, conf.MAX_STEPS or steps))
             for batch in trainer.batches(loader, conf.NUM_EPOCHS, conf.MAX_STEPS):
                 report = trainer.train_on(batch)
                 log.record(step=trainer.step, epoch=trainer.epoch, **report._asdict())
                 if trainer.step % conf.TRAIN_LOG_EVERY == 0:
-                    left = (time.monotonic() - begin) / (trainer.step - first) * (last - trainer.step)
-                    log.info("epoch %d step %d: %s, %s left", trainer.epoch, trainer.step, report, in_words(left))
+                    left = time_left(trainer.step)
+                    log.info("epoch %d step %d: %s, %s left", trainer.epoch, trainer.step, report, left)
                 if trainer.step % conf.XV_EVERY == 0:
                     validate(trainer, log, curve)
                 elif report.cycle_ends:

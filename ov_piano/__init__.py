@@ -19,7 +19,7 @@ training        targets, losses    training targets and loss functions
                 augmentation       data augmentation
                 trainer, state     training loop: validates, saves, resumes; snapshots: their names
                 processes          data-parallel training in several processes
-                cross_validation   validation scores during training; breakpoint, interrupt: debug, stop
+                cross_validation   validation scores during training; breakpoint, interrupt: debug, stop; time_left
 transcription   strided, decoder   long inputs -> maps -> events (events: in bounded memory)
                 transcriber        audio -> table of events; files, stream, midi_writer: files in and out
                 streaming          blocks of samples as they arrive -> events as they become final

@@ -15,8 +15,8 @@ from ov_piano.training.processes import Processes
 from ov_piano.training.schedule import CyclicDecay
 from ov_piano.training.snapshots import SnapshotFolder
 from ov_piano.training.step import TrainingStep, sgd
+from ov_piano.training.time_left import TimeLeft, format_duration
 from ov_piano.training.trainer import Trainer
-from tests.scripts import load_script
 
 MELS, FRAMES, BATCHES = 6, 5, 4
 
@@ -172,5 +172,11 @@ def test_the_best_and_the_newest_snapshots_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize(("secs", "words"), [(0, "00:00 h"), (3700, "01:02 h"), (200_000, "2 d 07:33 h")])
-def test_the_time_left_in_words(secs, words):
-    assert load_script("1_train_onsets_velocities.py").in_words(secs) == words
+def test_durations_are_printed_in_days_hours_and_minutes(secs, words):
+    assert format_duration(secs) == words
+
+
+def test_the_time_left_follows_the_pace_since_the_first_step(monkeypatch):
+    moments = iter([0.0, 600.0])
+    monkeypatch.setattr("ov_piano.training.time_left.time.monotonic", lambda: next(moments))
+    assert TimeLeft(first_step=50, last_step=150)(step=60) == "01:30 h"

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -53,3 +54,8 @@ class BreakpointFile:
         if fault not in self._warned:
             logger.warning("ignoring %s: %s", self.path, fault)
             self._warned.add(fault)
+
+
+def has_terminal() -> bool:
+    """Whether somebody can type at a debugger's prompt."""
+    return sys.stdin is not None and sys.stdin.isatty()  # None if closed

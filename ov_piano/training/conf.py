@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, POSITIVE, SEED, one_of, option
+from ov_piano.constants import MELS_2023
 from ov_piano.errors import InputError
 from ov_piano.model.networks import NETWORKS
 from ov_piano.settings import Chunking, DatasetConf, DecoderConf, MapsConf, SpeedConf, StoresConf, Tolerances
@@ -136,6 +137,21 @@ class TrainConf(Method, SpeedConf, Running, MapsConf, Scoring, DecoderConf, Vali
     @property
     def tolerances(self) -> Tolerances:
         return Tolerances(self.XV_TOLERANCE_SECS, self.XV_TOLERANCE_VEL)
+
+    def check_mel_bands(self, mels: int) -> None:
+        """:raises InputError: NETWORK cannot use log-mels of ``mels`` bands; that of 2022 takes any number"""
+        if self.NETWORK == "OnsetsAndVelocities" and mels != MELS_2023:
+            raise InputError(
+                f"{self.HDF5_MEL_PATH}: NETWORK={self.NETWORK} needs log-mels of {MELS_2023} bands (script 0a or 0b "
+                f"with MELBINS={MELS_2023}), found {mels}"
+            )
+
+    def chunk_length_and_stride(self, frame_secs: float) -> tuple[int, int]:
+        """Frames in a training chunk and from one to the next: about one chunk per second of audio."""
+        length = round(self.TRAIN_BATCH_SECS / frame_secs)
+        if length < 2:
+            raise InputError(f"setting TRAIN_BATCH_SECS={self.TRAIN_BATCH_SECS:g}: expected at least two frames")
+        return length, min(length, round(length / self.TRAIN_BATCH_SECS))  # shorter than a second: without overlap
 
     def chunking(self, frame_secs: float) -> Chunking:
         """How cross-validation splits recordings; :raises InputError: the settings do not fit the frames"""
