@@ -360,7 +360,7 @@ def test_files_that_must_be_converted_first_are_named(tmp_path, monkeypatch, cap
         recording_seconds(Path("phone/a.M4A"))
     caplog.clear()
     assert [path.name for path, _ in find_recordings("both")] == ["a.wav"]
-    assert [record.message.split(",")[0] for record in caplog.records] == ["skipping both/c.aac: .aac is not supported"]
+    assert [record.message.split(";")[0] for record in caplog.records] == ["skipping both/c.aac: .aac is not supported"]
 
 
 def test_outputs_are_planned_without_clashes(tmp_path):
