@@ -243,7 +243,7 @@ def test_a_listing_that_cannot_be_used_is_one_line(maestro_case, tmp_path, capsy
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"SNAPSHOT_INPATH": "gone.torch"}, "gone.torch: no such"),
+        ({"SNAPSHOT_INPATH": "gone.torch"}, "gone.torch: snapshot not found"),
         ({"SEARCH_THRESHOLDS": "[0.5,1.5]"}, "SEARCH_THRESHOLDS=[0.5, 1.5]: expected one or more numbers from 0 to 1"),
         ({"SEARCH_THRESHOLDS": "[]"}, "SEARCH_THRESHOLDS=[]: expected one or more numbers from 0 to 1"),
         ({"SEARCH_SHIFTS": "[]"}, "SEARCH_SHIFTS=[]: expected one or more values"),
