@@ -15,8 +15,9 @@ from ov_piano.constants import MELS
 from ov_piano.live.__main__ import listen
 from ov_piano.live.server import create_app, web_server
 from ov_piano.live.service import Service
+from ov_piano.transcription.streaming import DEFAULT
 
-START = {"type": "start", "threshold": 0.75, "gain_db": 0, "look_ahead_frames": 4}
+START = {"type": "start", "threshold": 0.75, "gain_db": 0, "look_ahead_frames": DEFAULT.look_ahead_frames}
 
 
 @dataclass

@@ -175,7 +175,7 @@ def test_script_on_maps_with_one_threshold_and_shift(toy_maps, tmp_path, capsys)
     settings = case | {"MAPS_PATH": str(toy_maps), "OUTPUT_DIR": str(tmp_path / "out"), "SEARCH_THRESHOLDS": "[0.3]"}
     script = load_script(SCRIPT)
     run(script.main, script.ConfDef, [f"{key}={value}" for key, value in settings.items()])
-    assert "no search on validation" in capsys.readouterr().out
+    assert "skipping the search on validation" in capsys.readouterr().out
     (folder,) = (tmp_path / "out" / "eval").iterdir()
     assert pd.read_csv(folder / "search.csv").to_dict("records") == [{"threshold": 0.3, "shift": -0.01}]
     names = ["MAPS_MUS-mz_331_2_ENSTDkCl", "MAPS_MUS-scn15_7_ENSTDkAm"]

@@ -35,7 +35,7 @@ def test_without_an_operating_point_the_published_one_is_used_with_a_warning(tmp
     with caplog.at_level(logging.WARNING):
         transcriber = Transcriber(path, device="cpu")
     assert (transcriber.threshold, transcriber.shift) == published
-    assert f"no operating point beside {path}" in caplog.text
+    assert f"no operating point found for {path}" in caplog.text
     caplog.clear()
     given = Transcriber(path, device="cpu", threshold=0.5, shift=0.0)
     assert (given.threshold, given.shift) == (0.5, 0.0)
