@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from ov_piano.cli import run
 from ov_piano.errors import InputError
+from ov_piano.live import session
 from ov_piano.live.__main__ import ConfDef, main
 from ov_piano.live.protocol import DB_STEP, LOWEST_DB, parse_samples, parse_text
 from ov_piano.live.server import SAMPLES
@@ -104,7 +105,8 @@ def test_columns_are_those_of_the_streaming_class(site, transcriber, music):
     assert received.std() > 5
 
 
-def test_progress_tells_how_far_and_at_what_cost(site, music):
+def test_progress_tells_how_far_and_at_what_cost(site, music, monkeypatch):
+    monkeypatch.setattr(session, "PROGRESS_SECS", 0.02)  # so that even a fast machine reports several times
     heard = stream(site, blocks_of(music[0], 1024), music[1])
     secs = [report["heard_secs"] for report in heard.progress]
     assert secs == sorted(secs)
