@@ -178,7 +178,7 @@ def test_the_microphone_is_transcribed_while_it_listens(site, open_page, expecte
 def test_a_refused_microphone_is_reported(site, open_page):
     page = open_page(site, permissions=())
     page.click("#microphone")
-    expect(page.locator("#notice")).to_contain_text("not allowed to use the microphone", timeout=PATIENCE_MS)
+    expect(page.locator("#notice")).to_contain_text("may not use the microphone", timeout=PATIENCE_MS)
     assert page.get_attribute("#microphone", "aria-pressed") == "false"
 
 
