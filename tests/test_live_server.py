@@ -237,6 +237,7 @@ def test_a_silent_or_endless_client_is_sent_away(transcriber, limits):
 def test_a_client_that_vanishes_leaves_its_place(site, music):
     with site.connect() as client:
         client.send(json.dumps(START | {"sample_rate": music[1]}))
+        assert json.loads(client.recv()) == {"type": "ready"}
         for block in blocks_of(music[0], 4410):
             client.send(block.tobytes())
         assert site.service.streams == 1
