@@ -17,7 +17,8 @@ from ov_piano.model import incremental
 from ov_piano.model.base import OnsetVelocityBase, check_logmel
 from ov_piano.model.incremental import Parts, plain_parts, reach
 from ov_piano.model.kernels import sparse_conv, winograd
-from ov_piano.model.kernels.plan import (
+from ov_piano.model.kernels.plan import UnsupportedNetworkError, plan_network, warn_once
+from ov_piano.model.kernels.steps import (
     CollapseKeys,
     ContextAware,
     Dropout,
@@ -28,9 +29,6 @@ from ov_piano.model.kernels.plan import (
     SmallConv,
     Step,
     ToKeys,
-    UnsupportedNetworkError,
-    plan_network,
-    warn_once,
 )
 from ov_piano.model.kernels.winograd import time_conv_leaky_relu, transform_weight
 from ov_piano.model.layers import SubSpectralNorm

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.kernels import gated_norm, sparse_conv, winograd
 from ov_piano.model.kernels.native import library
-from ov_piano.model.kernels.plan import (
+from ov_piano.model.kernels.plan import UnsupportedNetworkError, plan_network, warn_once
+from ov_piano.model.kernels.steps import (
     CollapseKeys,
     ContextAware,
     Dropout,
@@ -24,9 +25,6 @@ from ov_piano.model.kernels.plan import (
     SmallConv,
     Step,
     ToKeys,
-    UnsupportedNetworkError,
-    plan_network,
-    warn_once,
 )
 from ov_piano.model.kernels.winograd import time_conv, transform_weight
 from ov_piano.model.layers import SubSpectralNorm
