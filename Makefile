@@ -25,7 +25,7 @@ live: $(BIN)/installed
 	$(BIN)/python -m ov_piano.live $(filter HOST=% PORT=% SNAPSHOT_INPATH=% MAX_STREAMS=%,$(MAKEOVERRIDES))
 
 test: lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 lint: $(BIN)/installed
 	$(BIN)/ruff check .
