@@ -31,6 +31,7 @@ from ov_piano.machine.atomic import locked, remove_partials
 from ov_piano.machine.memory import keep_freed_memory
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.networks import NETWORKS, load_weights
+from ov_piano.model.sidecar import read_sidecar
 from ov_piano.plots.learning_curve import LearningCurve
 from ov_piano.provenance import git_commit
 from ov_piano.training.batch_norm import random_logmels
@@ -101,6 +102,10 @@ def build_trainer(conf: ConfDef, pair: StorePair, chunks: ChunkDataset, processe
     remove_partials(states_folder)  # left by a run killed during its last save
     state = find_state(conf.RESUME, states_folder)
     snapshot = None if state else conf.SNAPSHOT_INPATH  # not needed to resume, and may be gone by then
+    if snapshot is not None:
+        sidecar = read_sidecar(snapshot)
+        sidecar.slope(conf.LEAKY_RELU_SLOPE)
+        sidecar.check_logmel(pair.mel_name.settings, conf.HDF5_MEL_PATH)
     model = processes.synchronise_norms(build_model(conf, pair.mel.height, processes.device, snapshot))
     fast = conf.FAST and processes.world == 1  # the kernels' batch norms do not synchronise processes
     training_step = TrainingStep(
@@ -121,7 +126,13 @@ def build_trainer(conf: ConfDef, pair: StorePair, chunks: ChunkDataset, processe
         recording_names=[metadata.basename for metadata in pair.metadata],
         augment=conf.augmentation((pair.mel_name.settings.fmin, pair.mel_name.settings.fmax)),
         wants_pause=BreakpointFile("breakpoint.json", processes.world == 1 and has_terminal()).wants_pause,
-        snapshots=SnapshotFolder(Path(conf.OUTPUT_DIR) / "model_snapshots", conf.KEEP_SNAPSHOTS),
+        snapshots=SnapshotFolder(
+            Path(conf.OUTPUT_DIR) / "model_snapshots",
+            conf.KEEP_SNAPSHOTS,
+            conf.LEAKY_RELU_SLOPE,
+            pair.mel_name.settings,
+            {"dataset": pair.dataset, "commit": git_commit()},
+        ),
         states_folder=states_folder,
         conf_yaml=to_yaml(conf),
         norm_batches=partial(random_logmels, chunks, *batches) if conf.BN_REESTIMATE_BATCHES else None,

@@ -49,7 +49,7 @@ from ov_piano.machine.device import select_device
 from ov_piano.machine.memory import keep_freed_memory
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.networks import load_network
-from ov_piano.model.operating_point import OperatingPoint, write_operating_point
+from ov_piano.model.sidecar import OperatingPoint, read_sidecar, write_operating_point
 from ov_piano.plots.evaluation import draw_recordings, draw_search
 from ov_piano.plots.recording import Transcribed
 from ov_piano.plots.style import warn_on_error
@@ -91,9 +91,11 @@ class Scoring:
 
 @dataclass
 class Network:
-    """Network settings that the snapshot does not store."""
+    """Network settings that the weights do not tell."""
 
-    LEAKY_RELU_SLOPE: float = option(0.1, "negative slope of the leaky ReLUs, as in training", NON_NEGATIVE)
+    LEAKY_RELU_SLOPE: float | None = option(
+        None, "negative slope of the leaky ReLUs, as in training; null: the snapshot's own, else 0.1", NON_NEGATIVE
+    )
 
 
 @dataclass
@@ -172,15 +174,17 @@ def test_indices(conf: ConfDef, pair: StorePair) -> list[int]:
     return indices if conf.TEST_RECORDINGS is None else only_listed(pair, indices, conf.TEST_RECORDINGS)
 
 
-def load_inference(conf: ConfDef, mels: int) -> Infer:
+def load_inference(conf: ConfDef, pair: StorePair) -> Infer:
     """The snapshot's network: log-mel (1, mels, t) -> onset and velocity logits (1, keys, t - 1)."""
     device = select_device(conf.DEVICE, conf.TF32)
     model = load_network(conf.SNAPSHOT_INPATH, conf.LEAKY_RELU_SLOPE).to(device)
+    mels = pair.mel.height
     if model.in_bins != mels:
         raise InputError(
             f"{conf.SNAPSHOT_INPATH}: {type(model).__name__} needs log-mels of {model.in_bins} bands (script 0a or 0b "
             f"with MELBINS={model.in_bins}), found {mels} in HDF5_MEL_PATH={conf.HDF5_MEL_PATH}"
         )
+    read_sidecar(conf.SNAPSHOT_INPATH).check_logmel(pair.mel_name.settings, conf.HDF5_MEL_PATH)
     return optimize_for_inference(model, torch.bfloat16 if conf.BF16 else torch.float32) if conf.FAST else model.infer
 
 
@@ -251,7 +255,7 @@ def main(conf: ConfDef) -> None:
     """Search on validation recordings, evaluate on the test recordings, report."""
     keep_freed_memory()
     pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
-    infer = load_inference(conf, pair.mel.height)
+    infer = load_inference(conf, pair)
     test = load_recordings(conf, pair, test_indices(conf, pair))
     path = new_report_path(conf.OUTPUT_DIR)
     with atomic_folder(path) as folder:

@@ -11,7 +11,7 @@ data            maestro, maps      a dataset's tree -> recordings; splits: train
 preprocessing   preprocess         the loop behind 0a and 0b; conf: settings, parts: one recording's share, parallel
 model           onset_velocity_net the network of 2022, onsets_and_velocities that of 2023, made of layers; base: shared
                 networks           both by name, and the one of a snapshot
-                snapshot           weights on disk; operating_point: their threshold and shift
+                snapshot           weights on disk; sidecar: how they were made, threshold, shift
                 incremental        streaming inference that does not recompute past frames
                 fast, fast_training optimised CPU versions of the network, with kernels in C++
 training        targets, losses    training targets and loss functions

@@ -30,7 +30,7 @@ from ov_piano.errors import InputError
 from ov_piano.machine.atomic import atomic_write
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.networks import load_network
-from ov_piano.model.operating_point import PUBLISHED, OperatingPoint, read_operating_point
+from ov_piano.model.sidecar import PUBLISHED, OperatingPoint, read_sidecar
 from ov_piano.resources import default_snapshot
 from ov_piano.settings import DecoderSettings, LogMelSettings
 
@@ -48,7 +48,9 @@ class ConfDef:
     SNAPSHOT_INPATH: str | None = option(None, "network weights; null: the shipped snapshot", positional=True)
     OUT: str = option(REQUIRED, "ONNX file to write", positional=True)
     OVERWRITE: bool = option(False, "overwrite an existing file")
-    LEAKY_RELU_SLOPE: float = option(0.1, "negative slope of the leaky ReLUs, as in training", NON_NEGATIVE)
+    LEAKY_RELU_SLOPE: float | None = option(
+        None, "negative slope of the leaky ReLUs, as in training; null: the snapshot's own, else 0.1", NON_NEGATIVE
+    )
     VERBOSE: bool = option(False, "print the configuration first")
 
 
@@ -92,7 +94,7 @@ def export_onnx(network: OnsetVelocityBase, path: str | Path, metadata: dict[str
 
 def onnx_metadata(network: OnsetVelocityBase, snapshot: str | Path, point: OperatingPoint) -> dict[str, str]:
     """What a program needs to use the graph: JSON strings by name."""
-    settings = LogMelSettings(mels=network.in_bins)
+    settings = read_sidecar(snapshot).logmel or LogMelSettings(mels=network.in_bins)
     logmel = {
         **asdict(settings),
         "frame_secs": settings.frame_secs,
@@ -145,7 +147,7 @@ def main(conf: ConfDef) -> None:
         raise InputError(f"{out}: exists already; pass OVERWRITE=true to overwrite")
     snapshot = Path(conf.SNAPSHOT_INPATH or default_snapshot())
     network = load_network(snapshot, conf.LEAKY_RELU_SLOPE)
-    point = read_operating_point(snapshot)
+    point = read_sidecar(snapshot).point
     if point is None:
         point = PUBLISHED[type(network).__name__]
         log.warning("no operating point beside %s: using the published one", snapshot)

@@ -63,7 +63,9 @@ class Files:
 class ConfDef(DecoderConf, InferenceConf, Files):
     """`Files`, then the settings shared with script 2."""
 
-    LEAKY_RELU_SLOPE: float = option(0.1, "negative slope of the leaky ReLUs, as in training", NON_NEGATIVE)
+    LEAKY_RELU_SLOPE: float | None = option(
+        None, "negative slope of the leaky ReLUs, as in training; null: the snapshot's own, else 0.1", NON_NEGATIVE
+    )
     VERBOSE: bool = option(False, "print the configuration first")
 
     def __post_init__(self) -> None:
@@ -117,7 +119,7 @@ def progress_bar(what: str, seconds: float) -> Iterator[Callable[[float], None]]
 def transcribe_file(transcriber: Transcriber, audio: Path, seconds: float, midi: Path, conf: ConfDef) -> int:
     """Write the results of one recording (about ``seconds`` long), the MIDI file last; return the number of notes."""
     with progress_bar(f"{audio.name}: spectrogram", seconds) as progress:
-        logmel = spool_logmel(audio, progress=progress, mels=transcriber.mels)
+        logmel = spool_logmel(audio, progress=progress, settings=transcriber.logmel)
     with progress_bar(f"{audio.name}: notes", seconds) as progress:
         events = transcriber.detect(logmel, progress)
     with atomic_write(midi.with_suffix(".csv")) as partial:

@@ -63,7 +63,7 @@ def test_training_in_two_processes_equals_training_in_one(toy_maestro, stores, t
     final = [TrainingState.load(saved_states(run / "training_states")[-1]) for run in (one, two)]
     assert final[0].model.keys() == final[1].model.keys()
     assert (final[0].epoch, final[0].batch) == (final[1].epoch, final[1].batch)
-    written = sorted(path.name.split("step=")[1].split("_")[0] for path in (two / "model_snapshots").iterdir())
+    written = sorted(path.name.split("step=")[1].split("_")[0] for path in (two / "model_snapshots").glob("*.torch"))
     assert written == ["17.torch", "20", "5", "9.torch"]  # by the first process alone: validated ones and cycle ends
 
 

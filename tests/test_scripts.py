@@ -60,7 +60,7 @@ def test_preprocessing_fills_both_files(stores):
 
 
 def test_training_writes_snapshots_states_and_logs(trained):
-    snapshots = sorted(path.name for path in (trained / "model_snapshots").iterdir())
+    snapshots = sorted(path.name for path in (trained / "model_snapshots").glob("*.torch"))
     assert len(snapshots) == 2
     assert all(name.startswith("OnsetVelocityNet_") and name.endswith(".torch") for name in snapshots)
     assert "step=2_f1=" in snapshots[0]
@@ -137,7 +137,7 @@ def test_the_second_network_trains_resumes_and_names_its_snapshots(toy_maestro, 
     once, resumed = final
     assert once.step == resumed.step == 6
     assert all(torch.equal(tensor, resumed.model[name]) for name, tensor in once.model.items())
-    names = [path.name for path in (output / "model_snapshots").iterdir()]
+    names = [path.name for path in (output / "model_snapshots").glob("*.torch")]
     assert any(
         re.fullmatch(r"OnsetsAndVelocities_[\d_.]+step=6_f1=0\.\d{4}__0\.\d{4}\.torch", name) for name in names
     ), names
@@ -183,18 +183,18 @@ def test_a_finished_run_is_cleaned_up_and_not_validated_again(toy_maestro, store
 
 
 def test_frozen_onsets_stay_and_a_snapshot_starts_the_run(toy_maestro, stores, trained, tmp_path):
-    start = sorted((trained / "model_snapshots").iterdir())[0]
+    start = sorted((trained / "model_snapshots").glob("*.torch"))[0]
     args = (*maestro_args(toy_maestro, stores, tmp_path), *TINY, "MAX_STEPS=2")
     succeed("1_train_onsets_velocities.py", *args, "TRAINABLE_ONSETS=false", f"SNAPSHOT_INPATH={start}")
     before = load_snapshot(start, OnsetVelocityNet()).state_dict()
-    (end,) = (tmp_path / "model_snapshots").iterdir()
+    (end,) = (tmp_path / "model_snapshots").glob("*.torch")
     after = load_snapshot(end, OnsetVelocityNet()).state_dict()
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"velocity_stage"}
 
 
 def test_evaluation_prints_and_saves_both_tables(toy_maestro, stores, trained, tmp_path):
-    snapshot = sorted((trained / "model_snapshots").iterdir())[-1]
+    snapshot = sorted((trained / "model_snapshots").glob("*.torch"))[-1]
     args = (*maestro_args(toy_maestro, stores, tmp_path), f"SNAPSHOT_INPATH={snapshot}")
     printed = succeed("2_eval_onsets_velocities.py", *args, "SEARCH_THRESHOLDS=[0.3,0.5]", "SEARCH_SHIFTS=[-0.01,0]")
     assert "ONSETS+VELOCITIES" in printed
@@ -227,7 +227,7 @@ def test_maps_from_preprocessing_to_evaluation(toy_maps, tmp_path):
         f"OUTPUT_DIR={tmp_path / 'out'}",
     )
     succeed("1_train_onsets_velocities.py", *args, *TINY, "MAX_STEPS=2")
-    (snapshot,) = (tmp_path / "out" / "model_snapshots").iterdir()
+    (snapshot,) = (tmp_path / "out" / "model_snapshots").glob("*.torch")
     printed = succeed("2_eval_onsets_velocities.py", *args, f"SNAPSHOT_INPATH={snapshot}")
     assert "MAPS_MUS-mz_331_2_ENSTDkCl" in printed
     assert "MAPS_MUS-scn15_7_ENSTDkAm" in printed

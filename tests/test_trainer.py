@@ -117,7 +117,7 @@ def test_a_validated_step_is_known_after_resuming(tmp_path):
     trainer, resumed = new_trainer(tmp_path), new_trainer(tmp_path)
     train(trainer, epochs=1)
     trainer.save(*trainer.validate()[:2])
-    (snapshot,) = (tmp_path / "model_snapshots").iterdir()
+    (snapshot,) = (tmp_path / "model_snapshots").glob("*.torch")
     assert snapshot.name.startswith("SmallNet_")
     assert snapshot.name.endswith(f"step={BATCHES}_f1=0.2500.torch")
     resumed.resume(tmp_path / "training_states" / f"training_state_step={BATCHES}.pt")
@@ -168,7 +168,8 @@ def test_the_best_and_the_newest_snapshots_are_kept(tmp_path):
         folder.save(torch.nn.Linear(1, 1), step, None if f1 is None else {"F1": f1}) for step, f1 in enumerate(scores)
     ]
     kept = {tmp_path / "of_another_run.torch", paths[1], paths[3], paths[4], paths[5]}
-    assert set(tmp_path.iterdir()) == kept
+    assert set(tmp_path.glob("*.torch")) == kept
+    assert set(tmp_path.glob("*.yaml")) == {path.with_suffix(".yaml") for path in kept & set(paths)}
 
 
 @pytest.mark.parametrize(("secs", "words"), [(0, "00:00 h"), (3700, "01:02 h"), (200_000, "2 d 07:33 h")])

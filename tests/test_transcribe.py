@@ -1,4 +1,4 @@
-"""Recordings to MIDI: chunks equal the whole, written files read back, the command as a user types it."""
+"""Recordings to MIDI: chunks equal the whole, files read back, the command line."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ from ov_piano.machine.atomic import atomic_write
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
-from ov_piano.model.operating_point import OperatingPoint, read_operating_point, write_operating_point
+from ov_piano.model.sidecar import OperatingPoint, read_operating_point, write_operating_point
 from ov_piano.model.snapshot import save_snapshot
 from ov_piano.plots.transcription import plot_transcription
 from ov_piano.settings import Chunking, DecoderSettings, LogMelSettings
@@ -55,7 +55,7 @@ def music(seconds: float, rate: int = RATE, channels: int = 1) -> np.ndarray:
 
 
 def save_random_snapshot(network: type[OnsetVelocityBase], path: Path) -> None:
-    """Random weights; batch norms that have seen music, and last layers far from saturation."""
+    """Save random weights, with batch-norm statistics of music and unsaturated last layers."""
     torch.manual_seed(0)
     model = network().train()
     with torch.no_grad():
@@ -76,14 +76,14 @@ def snapshot(tmp_path_factory) -> Path:
 
 
 def command(*args: str, **kwargs) -> subprocess.Popen:
-    """The command in a process of its own."""
+    """Start the command in its own process."""
     line = [sys.executable, "-u", "-m", "ov_piano.transcribe", *args]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, **kwargs)
 
 
 def refused(capsys, *args: str) -> str:
-    """The message on standard error of the command that is refused."""
+    """The command's error message."""
     with pytest.raises(SystemExit) as stop:
         run(main, ConfDef, args)
     assert stop.value.code == 2
@@ -287,7 +287,7 @@ def test_results_are_complete_or_absent(tmp_path):
 @pytest.mark.parametrize(("seconds", "axes"), [(20, 4), (30.5, 4), (1200, 40)])
 def test_pictures_are_drawn_for_any_length(seconds, axes):
     class Quiet:
-        floor_db, frames = -40.0, int(seconds / 0.024)
+        floor_db, frames, settings = -40.0, int(seconds / 0.024), LogMelSettings()
 
         def read(self, begin, end):
             return torch.full((MELS, end - begin), -40.0)

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from ov_piano.constants import FRAME_SECS, MEL_FMAX, MEL_FMIN
+from ov_piano.constants import FRAME_SECS
 from ov_piano.live.guard import Guard
 from ov_piano.live.protocol import DB_STEP, GAINS_DB, LOOK_AHEADS, MESSAGE_BYTES
 from ov_piano.live.service import Service
@@ -86,8 +86,8 @@ def describe(service: Service) -> dict:
         "note_secs": NOTE_SECS,
         "mels": {
             "count": service.transcriber.mels,
-            "lowest_hz": MEL_FMIN,
-            "highest_hz": MEL_FMAX,
+            "lowest_hz": service.transcriber.logmel.fmin,
+            "highest_hz": service.transcriber.logmel.fmax,
             "db_step": DB_STEP,
         },
         "samples": yaml.safe_load(index.read_text(encoding="utf-8")) if index.exists() else [],

@@ -10,24 +10,29 @@ from ov_piano.errors import InputError
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
+from ov_piano.model.sidecar import LARGEST_MELS, read_sidecar
 from ov_piano.model.snapshot import load_state, read_snapshot
 
 NETWORKS: dict[str, type[OnsetVelocityBase]] = {
     network.__name__: network for network in (OnsetVelocityNet, OnsetsAndVelocities)
 }
-LARGEST_BINS = 4096
 
 
-def load_network(path: str | Path, leaky_relu_slope: float = 0.1) -> OnsetVelocityBase:
+def load_network(path: str | Path, leaky_relu_slope: float | None = None) -> OnsetVelocityBase:
     """Load the snapshot at ``path`` into a network of the matching class and ``in_bins``, in eval mode.
 
-    :raises InputError: not a snapshot of a known network
+    :param leaky_relu_slope: None: the one in the YAML file beside the snapshot, else 0.1
+    :raises InputError: not a snapshot of a known network, or its YAML file is invalid or says otherwise
     """
+    sidecar = read_sidecar(path)
+    slope = sidecar.slope(leaky_relu_slope)
     state = read_snapshot(path)
     network = network_of(state) or OnsetVelocityNet  # load_state then reports the missing names
     bins = _mel_bands(state)
     shape = {} if bins is None else {"in_bins": bins}
-    return load_state(network(**shape, leaky_relu_slope=leaky_relu_slope, init=False), state, path).eval()
+    model = load_state(network(**shape, leaky_relu_slope=slope, init=False), state, path).eval()
+    sidecar.check_network(network.__name__, model.in_bins)
+    return model
 
 
 def load_weights(path: str | Path, model: OnsetVelocityBase) -> None:
@@ -58,6 +63,6 @@ def _names(network: type[OnsetVelocityBase]) -> frozenset[str]:
 def _mel_bands(state: dict[str, Tensor]) -> int | None:
     """The number of mel bands of the input norm; None if there is no such norm."""
     weight = state.get("specnorm.bn.weight")  # (2 * mels,): frames and their differences
-    if weight is None or weight.ndim != 1 or not 1 <= len(weight) // 2 <= LARGEST_BINS:
+    if weight is None or weight.ndim != 1 or not 1 <= len(weight) // 2 <= LARGEST_MELS:
         return None
     return len(weight) // 2

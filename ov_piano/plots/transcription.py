@@ -9,7 +9,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from torch.nn.functional import adaptive_max_pool1d
 
-from ov_piano.constants import FRAME_SECS, MEL_FMAX, MEL_FMIN, TOP_DB
+from ov_piano.constants import FRAME_SECS, TOP_DB
 from ov_piano.plots.style import (
     VELOCITY_COLOURS,
     mel,
@@ -64,7 +64,7 @@ def _draw_logmel(axes: Axes, logmel: SpooledLogMel, begin_secs: float, end_secs:
         cmap="magma",
         vmin=logmel.floor_db,
         vmax=logmel.floor_db + TOP_DB,
-        extent=(begin * FRAME_SECS, end * FRAME_SECS, mel(MEL_FMIN), mel(MEL_FMAX)),
+        extent=(begin * FRAME_SECS, end * FRAME_SECS, mel(logmel.settings.fmin), mel(logmel.settings.fmax)),
     )
     set_mel_axis(axes)
     return image

@@ -1,24 +1,34 @@
 """Snapshots saved in training, named after network, time, step and scores like the published ones."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from ov_piano.log import timestamp
 from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
+from ov_piano.model.sidecar import sidecar_path, write_sidecar
 from ov_piano.model.snapshot import save_snapshot
+from ov_piano.settings import LogMelSettings
 
 
 @dataclass
 class SnapshotFolder:
-    """``OUTPUT_DIR/model_snapshots``.
+    """``OUTPUT_DIR/model_snapshots``. A YAML file beside each snapshot says how it was made.
 
+    :param leaky_relu_slope: of the network in training
+    :param logmel: settings of the log-mels that it is trained on
+    :param origin: plain values that record where it comes from, such as dataset and commit
     :param keep: how many of the best (by onset F1) and how many of the newest snapshots of this run to keep; None: all
     """
 
     folder: Path
     keep: int | None = None
+    leaky_relu_slope: float | None = None
+    logmel: LogMelSettings | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
     _saved: list[tuple[float, Path]] = field(default_factory=list)  # onset F1 and path, oldest first
 
     def save(self, model: nn.Module, step: int, scores: dict[str, float] | None = None) -> Path:
@@ -27,11 +37,28 @@ class SnapshotFolder:
         if scores is not None and isinstance(model, OnsetsAndVelocities):
             score += f"__{scores['F1_velocities']:.4f}"
         path = self.folder / f"{type(model).__name__}_{timestamp()}step={step}{score}.torch"
-        save_snapshot(model, path)
+        sidecar = write_sidecar(path, self._entries(model, step, scores))  # first: no snapshot is ever without it
+        try:
+            save_snapshot(model, path)
+        except BaseException:
+            sidecar.unlink(missing_ok=True)
+            raise
         self._saved.append((-1.0 if scores is None else scores["F1"], path))
         if self.keep is not None:
             self._delete_all_but(self.keep)
         return path
+
+    def _entries(self, model: nn.Module, step: int, scores: dict[str, float] | None) -> dict[str, Any]:
+        training = {**self.origin, "steps": step}
+        if scores is not None:
+            training["scores"] = {name: float(score) for name, score in scores.items()}
+        entries = {
+            "network": type(model).__name__,
+            "leaky_relu_slope": self.leaky_relu_slope,
+            "logmel": None if self.logmel is None else asdict(self.logmel),
+            "training": training,
+        }
+        return {name: value for name, value in entries.items() if value is not None}
 
     def _delete_all_but(self, keep: int) -> None:
         best = sorted(self._saved, key=lambda saved: saved[0], reverse=True)[:keep]
@@ -39,6 +66,7 @@ class SnapshotFolder:
         for saved in self._saved:
             if saved not in kept:
                 saved[1].unlink(missing_ok=True)
+                sidecar_path(saved[1]).unlink(missing_ok=True)
         self._saved = kept
 
     def has_validated(self, step: int) -> bool:

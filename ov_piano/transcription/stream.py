@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ov_piano.constants import FRAME_SECS, MELS, TOP_DB
+from ov_piano.constants import FRAME_SECS, TOP_DB
 from ov_piano.data.audio import LARGEST_SAMPLE, RATES, LogMel, resample, resampled_blocks
 from ov_piano.errors import InputError
 from ov_piano.settings import LogMelSettings
@@ -24,8 +24,8 @@ class SpooledLogMel:
     :meth:`read` applies the floor, since it is relative to the maximum of the whole recording.
     """
 
-    def __init__(self, blocks: Iterable[Tensor], mels: int, progress: Callable[[float], None]):
-        self.mels = mels
+    def __init__(self, blocks: Iterable[Tensor], settings: LogMelSettings, progress: Callable[[float], None]):
+        self.settings, self.mels = settings, settings.mels
         self.frames, maximum_db = 0, -np.inf
         try:
             self._file = tempfile.TemporaryFile(prefix="ov_piano_logmel_")  # noqa: SIM115 -- closed with this object
@@ -56,22 +56,22 @@ def spool_logmel(
     audio: str | Path | np.ndarray | Tensor,
     sample_rate: float | None = None,
     progress: Callable[[float], None] = lambda secs: None,
-    mels: int = MELS,
+    settings: LogMelSettings = LogMelSettings(),
 ) -> SpooledLogMel:
     """Log-mel of a file, or of an array at ``sample_rate``.
 
     An array has the shape (samples,), (samples, channels) or (channels, samples) and contains floating-point numbers
     with full scale 1, or PCM integers: int16, int32, uint8.
-    ``mels`` is the number of mel bands of the network.
+    ``settings`` are those of the network's training, with the usual sampling rate and hop.
     ``progress`` is called after each block with its duration in seconds.
 
     :raises InputError: the audio is unreadable, not finite or too short
     """
-    logmel = LogMel(LogMelSettings(mels=mels))
+    logmel = LogMel(settings)
     if not isinstance(audio, str | Path):
-        return SpooledLogMel(logmel.in_blocks(_array_blocks(audio, sample_rate)), mels, progress)
+        return SpooledLogMel(logmel.in_blocks(_array_blocks(audio, sample_rate)), settings, progress)
     try:
-        return SpooledLogMel(logmel.in_blocks(resampled_blocks(audio)), mels, progress)
+        return SpooledLogMel(logmel.in_blocks(resampled_blocks(audio)), settings, progress)
     except InputError as error:
         raise error if str(audio) in str(error) else InputError(f"{audio}: {error}") from None
 

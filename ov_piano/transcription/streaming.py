@@ -24,7 +24,6 @@ from ov_piano.data.audio import LogMel
 from ov_piano.data.audio_stream import StreamLogMel, mono_block
 from ov_piano.errors import InputError
 from ov_piano.model.incremental import IncrementalNet
-from ov_piano.settings import LogMelSettings
 from ov_piano.transcription.events import MAX_VELOCITY
 from ov_piano.transcription.transcriber import Transcriber
 
@@ -104,7 +103,7 @@ class StreamingTranscriber:
         self.threshold = self._transcriber.threshold if threshold is None else threshold
         self.shift = self._transcriber.shift if shift is None else shift
         self.gain_db = gain_db
-        self._logmel = LogMel(LogMelSettings(mels=self._transcriber.mels))
+        self._logmel = LogMel(self._transcriber.logmel)
         self.reset()
 
     @property

@@ -20,9 +20,9 @@ from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.incremental import plain_parts
 from ov_piano.model.networks import load_network
-from ov_piano.model.operating_point import PUBLISHED, read_operating_point
+from ov_piano.model.sidecar import PUBLISHED, read_sidecar
 from ov_piano.resources import default_snapshot
-from ov_piano.settings import Chunking, DecoderSettings
+from ov_piano.settings import Chunking, DecoderSettings, LogMelSettings
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.events import detect_events
 from ov_piano.transcription.stream import SpooledLogMel, spool_logmel
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def load_model(
-    snapshot: str | Path | None = None, device: str = "cpu", leaky_relu_slope: float = 0.1
+    snapshot: str | Path | None = None, device: str = "cpu", leaky_relu_slope: float | None = None
 ) -> OnsetVelocityBase:
     """Load the network of ``snapshot`` (None: the default one) with its weights, in eval mode.
 
@@ -48,7 +48,7 @@ class Transcriber:
     :param shift: seconds added to every onset; None: the snapshot's own
     :param device: "cpu", "cuda", "cuda:1" …
     :param chunking: how to split long recordings; default: chunks of 300 s with an overlap of 11 s
-    :param leaky_relu_slope: the value used in training the snapshot
+    :param leaky_relu_slope: the value used in training the snapshot; None: the snapshot's own, else 0.1
     :param fast: use the optimised kernels on the CPU; False: plain PyTorch
     :raises InputError: an invalid file or value
     """
@@ -62,24 +62,27 @@ class Transcriber:
         device: str = DEFAULT_DEVICE,
         chunking: Chunking = Chunking.from_secs(),
         decoder: DecoderSettings = DecoderSettings(),
-        leaky_relu_slope: float = 0.1,
+        leaky_relu_slope: float | None = None,
         fast: bool = True,
     ):
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold {threshold}: expected a number from 0 to 1")
         if shift is not None and not math.isfinite(shift):
             raise InputError(f"shift {shift}: expected a number of seconds")
-        if not 0 <= leaky_relu_slope < math.inf:
+        if leaky_relu_slope is not None and not 0 <= leaky_relu_slope < math.inf:
             raise InputError(f"leaky_relu_slope {leaky_relu_slope}: expected a number of at least 0")
         self.snapshot = Path(snapshot or default_snapshot())
         self.device = select_device(device)
         model = load_model(self.snapshot, device, leaky_relu_slope)
+        sidecar = read_sidecar(self.snapshot)
+        self.logmel = sidecar.logmel or LogMelSettings(mels=model.in_bins)
+        _check_supported(self.logmel, sidecar.path)
         self.mels = model.in_bins
         self.infer = optimize_for_inference(model) if fast else model.infer
         self.parts = self.infer.parts if fast else plain_parts(model)
         self.chunking = chunking
         self.decoder = Decoder(decoder)
-        point = read_operating_point(self.snapshot)
+        point = sidecar.point
         if point is None and None in (threshold, shift):
             point = PUBLISHED[type(model).__name__]
             log.warning(
@@ -98,7 +101,7 @@ class Transcriber:
 
         :raises InputError: the audio cannot be read or is invalid
         """
-        return self.detect(spool_logmel(audio, sample_rate, mels=self.mels))
+        return self.detect(spool_logmel(audio, sample_rate, settings=self.logmel))
 
     def detect(self, logmel: SpooledLogMel, progress: Callable[[float], None] = lambda secs: None) -> pd.DataFrame:
         """Transcribe a log-mel; ``progress`` is called with the duration of each chunk in seconds."""
@@ -113,3 +116,13 @@ class Transcriber:
         )
         events["onset_secs"] = (events["onset_secs"] + self.shift).clip(lower=0.0)
         return events
+
+
+def _check_supported(logmel: LogMelSettings, path: Path) -> None:
+    """:raises InputError: log-mels that the transcription does not compute"""
+    rate, hop = LogMelSettings.sample_rate, LogMelSettings.hop
+    if (logmel.sample_rate, logmel.hop) != (rate, hop) or logmel.window < 2 * hop:
+        raise InputError(
+            f"{path}: transcription needs log-mels with sample_rate={rate}, hop={hop} and a window of at least "
+            f"{2 * hop}, found {logmel.sample_rate}, {logmel.hop} and {logmel.window}"
+        )
