@@ -103,9 +103,7 @@ def build_trainer(conf: ConfDef, pair: StorePair, chunks: ChunkDataset, processe
     state = find_state(conf.RESUME, states_folder)
     snapshot = None if state else conf.SNAPSHOT_INPATH  # not needed to resume, and may be gone by then
     if snapshot is not None:
-        sidecar = read_sidecar(snapshot)
-        sidecar.slope(conf.LEAKY_RELU_SLOPE)
-        sidecar.check_logmel(pair.mel_name.settings, conf.HDF5_MEL_PATH)
+        read_sidecar(snapshot).check(conf.LEAKY_RELU_SLOPE, pair.mel_name.settings, conf.HDF5_MEL_PATH)
     model = processes.synchronise_norms(build_model(conf, pair.mel.height, processes.device, snapshot))
     fast = conf.FAST and processes.world == 1  # the kernels' batch norms do not synchronise processes
     training_step = TrainingStep(

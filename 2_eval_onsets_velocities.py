@@ -91,7 +91,7 @@ class Scoring:
 
 @dataclass
 class Network:
-    """Network settings that the weights do not tell."""
+    """Network settings that the weights do not contain."""
 
     LEAKY_RELU_SLOPE: float | None = option(
         None, "negative slope of the leaky ReLUs, as in training; null: the snapshot's own, else 0.1", NON_NEGATIVE

@@ -36,7 +36,7 @@ PUBLISHED = {  # published for MAESTRO v3, by network
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What the YAML file at ``path`` says; None for each missing entry."""
+    """The contents of the YAML file at ``path``; missing entries are None."""
 
     path: Path
     network: str | None = None
@@ -57,6 +57,11 @@ class Sidecar:
                 "omit the setting or pass the same slope"
             )
         return given
+
+    def check(self, slope: float, logmel: LogMelSettings, logmel_source: str | Path) -> None:
+        """:raises InputError: the leaky ReLU slope or the log-mels of a run differ from those of the training"""
+        self.slope(slope)
+        self.check_logmel(logmel, logmel_source)
 
     def check_network(self, network: str, mels: int) -> None:
         """:raises InputError: the snapshot is of another network or has another number of mel bands"""
