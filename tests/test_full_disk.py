@@ -1,5 +1,9 @@
-"""A full disk and a read-only folder: one clear line, what was there before stays as it was, and the run can go on."""
+"""A full disk and a read-only folder end a run with one line; existing files stay and the run can be resumed."""
 
+import contextlib
+import errno
+import os
+import resource
 import subprocess
 
 import pytest
@@ -9,7 +13,7 @@ from ov_piano.data.hdf5 import open_pair
 from ov_piano.log import RunLog
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.snapshot import save_snapshot
-from ov_piano.training.state import TrainingState, saved_states
+from ov_piano.training.state import TrainingState
 from tests.scripts import MEL_NAME, ROLL_NAME, accepted, refused
 
 PREPROCESS, TRAIN, EVALUATE = (
@@ -17,24 +21,30 @@ PREPROCESS, TRAIN, EVALUATE = (
     "1_train_onsets_velocities.py",
     "2_eval_onsets_velocities.py",
 )
-FULL, READ_ONLY = "No space left on device", "Read-only file system"
+FULL = os.strerror(errno.EFBIG)  # the error of a file that exceeds the limit below
+READ_ONLY = os.strerror(errno.EROFS)
+
+
+@contextlib.contextmanager
+def no_file_above(size):
+    """Writing fails beyond ``size`` bytes, as on a full disk; no rights are needed for that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
-def disk(tmp_path):
-    """A folder that becomes a small file system when it is called with mount's options."""
+def read_only(tmp_path):
+    """An empty read-only file system."""
     folder = tmp_path / "disk"
     folder.mkdir()
-
-    def mount(options):
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False
-        )
-        if done.returncode:
-            pytest.skip("only root may mount a small file system here")
-        return folder
-
-    yield mount
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a file system here")
+    yield folder
     subprocess.run(["umount", folder], capture_output=True, check=False)
 
 
@@ -58,77 +68,70 @@ def training(inputs, folder, *args):
     return (*inputs[0], f"OUTPUT_DIR={folder}", *tiny, *args)
 
 
-def test_preprocessing_on_a_full_disk_goes_on_when_there_is_room(toy_maestro, disk):
-    folder = disk("size=700k")
-    args = (f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={folder}", "WORKERS=1")
-    line = refused(PREPROCESS, *args)
-    assert line.startswith(f"error: {folder}/")
-    assert line.endswith(FULL)
-    (parts,) = folder.iterdir()
-    done = sorted(parts.iterdir())
-    assert 0 < len(done) < 8
-    assert all(path.suffix == ".part" for path in done)
-    disk("remount,size=50m")
-    assert f"continuing: {len(done)} of 8 recordings are done" in accepted(PREPROCESS, *args)
-    assert len(open_pair(folder / MEL_NAME, folder / ROLL_NAME).metadata) == 8
+def test_preprocessing_on_a_full_disk_resumes_when_there_is_room(toy_maestro, tmp_path):
+    args = (f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={tmp_path / 'out'}", "WORKERS=1")
+    kept = tmp_path / "out" / ROLL_NAME.replace("True", "False")
+    kept.parent.mkdir()
+    kept.write_bytes(b"another file")
+    done = []
+    for size in (110_000, 400_000):  # too little for a part, for the joined file
+        with no_file_above(size):
+            line = refused(PREPROCESS, *args)
+        assert line.startswith(f"error: {kept.parent}/")
+        assert line.endswith(f": {FULL}")
+        done.append(len(list(kept.parent.rglob("*.part"))))
+        assert not (kept.parent / MEL_NAME).exists()
+    assert done == [0, 8]
+    assert "continuing: 8 of 8 recordings are done" in accepted(PREPROCESS, *args)
+    assert len(open_pair(kept.parent / MEL_NAME, kept.parent / ROLL_NAME).metadata) == 8
+    assert kept.read_bytes() == b"another file"
 
 
-def test_a_failed_training_state_leaves_the_one_before(inputs, disk):
-    folder = disk("size=60m")  # a state takes 50
-    args = training(inputs, folder, "SAVE_EVERY=1", "MAX_STEPS=3", "XV_EVERY=99", "RESUME=auto")
-    line = refused(TRAIN, *args)
-    assert line == f"error: {folder / 'training_states' / 'training_state_step=2.pt'}: {FULL}"
-    (state,) = (folder / "training_states").iterdir()
+def test_a_failed_training_state_leaves_the_one_before(inputs, tmp_path):
+    args = training(inputs, tmp_path, "SAVE_EVERY=1", "XV_EVERY=99", "RESUME=auto")
+    accepted(TRAIN, *args, "MAX_STEPS=1")
+    with no_file_above(40_000_000):  # a state takes 50 MB
+        line = refused(TRAIN, *args, "MAX_STEPS=3")
+    assert line == f"error: {tmp_path / 'training_states' / 'training_state_step=2.pt'}: {FULL}"
+    (state,) = (tmp_path / "training_states").iterdir()
     assert TrainingState.load(state).step == 1
-    disk("remount,size=300m")
-    accepted(TRAIN, *args)
-    assert TrainingState.load(saved_states(folder / "training_states")[-1]).step == 3
 
 
-def test_a_snapshot_without_room_is_one_line(inputs, disk):
-    folder = disk("size=20m")
-    line = refused(TRAIN, *training(inputs, folder, "MAX_STEPS=1"))
-    assert f"error: {folder / 'model_snapshots'}/OnsetVelocityNet_" in line
+def test_a_snapshot_without_room_is_one_line(inputs, tmp_path):
+    with no_file_above(20_000_000):
+        line = refused(TRAIN, *training(inputs, tmp_path, "MAX_STEPS=1"))
+    assert f"error: {tmp_path / 'model_snapshots'}/OnsetVelocityNet_" in line
     assert line.endswith(f".torch: {FULL}")
-    assert list((folder / "model_snapshots").iterdir()) == []
+    assert list((tmp_path / "model_snapshots").iterdir()) == []
 
 
-def test_a_log_without_room_ends_the_run(inputs, disk):
-    folder = disk("size=4k")  # one page: for the text file, none for the JSON lines
-    line = refused(TRAIN, *training(inputs, folder, "MAX_STEPS=1"))
-    assert f"error: {folder / 'txt_logs'}/" in line
-    assert line.endswith(f".jsonl: {FULL}")
-
-
-def test_a_text_log_without_room_ends_the_run(disk, capsys):
-    folder = disk("size=8k")
-
+@pytest.mark.parametrize(("size", "suffix"), [(100, ".log"), (2500, ".jsonl")])
+def test_a_log_without_room_ends_the_run(tmp_path, capsys, size, suffix):
     def log_much():
-        with RunLog(folder, "x") as log:
-            for _ in range(200):
-                log.info("a line of a log that grows and grows")
+        with RunLog(tmp_path, "x") as log:
+            for step in range(200):
+                log.record(step=step, value=1.0) if suffix == ".jsonl" else log.info("a message")
 
-    with pytest.raises(OSError, match=FULL) as caught:
+    with no_file_above(size), pytest.raises(OSError, match=FULL) as caught:
         log_much()
-    assert caught.value.filename == str(folder / "txt_logs" / "x.log")
+    assert caught.value.filename == str(tmp_path / "txt_logs" / f"x{suffix}")
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_evaluation_on_a_full_disk_leaves_no_report(inputs, disk):
-    folder = disk("size=4k")
-    line = refused(EVALUATE, *inputs[0], f"OUTPUT_DIR={folder}", f"SNAPSHOT_INPATH={inputs[1]}", "DEVICE=cpu")
-    assert f"error: {folder / 'eval'}/" in line
+def test_evaluation_on_a_full_disk_leaves_no_report(inputs, tmp_path):
+    with no_file_above(100):
+        line = refused(EVALUATE, *inputs[0], f"OUTPUT_DIR={tmp_path}", f"SNAPSHOT_INPATH={inputs[1]}", "DEVICE=cpu")
+    assert f"error: {tmp_path / 'eval'}/" in line
     assert line.endswith(FULL)
-    assert list((folder / "eval").iterdir()) == []
+    assert list((tmp_path / "eval").iterdir()) == []
 
 
-def test_read_only_output_folders_are_named(toy_maestro, inputs, disk):
-    folder = disk("ro")
+def test_read_only_output_folders_are_named(toy_maestro, inputs, read_only):
     lines = [
-        refused(PREPROCESS, f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={folder}", "WORKERS=1"),
-        refused(TRAIN, *training(inputs, folder)),
-        refused(EVALUATE, *inputs[0], f"OUTPUT_DIR={folder}", f"SNAPSHOT_INPATH={inputs[1]}", "DEVICE=cpu"),
+        refused(PREPROCESS, f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={read_only}", "WORKERS=1"),
+        refused(TRAIN, *training(inputs, read_only)),
+        refused(EVALUATE, *inputs[0], f"OUTPUT_DIR={read_only}", f"SNAPSHOT_INPATH={inputs[1]}", "DEVICE=cpu"),
     ]
     for line in lines:
-        assert line.startswith(f"error: {folder}/")
+        assert line.startswith(f"error: {read_only}/")
         assert line.endswith(READ_ONLY)

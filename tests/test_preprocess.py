@@ -1,7 +1,5 @@
 """Preprocessing: equal to a plain implementation, also after interruptions; one-line errors for bad input."""
 
-import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -264,27 +262,6 @@ def test_tempo_changes_and_formats_0_and_2_are_read(tree, tmp_path):
     assert np.argwhere(roll[:128]).tolist() == [[60, 20]]  # 0.5 s
     assert np.flatnonzero(roll[128 + 60]).tolist() == list(range(20, 31))  # to 0.75 s
     assert logmels.name == MEL_NAME
-
-
-def test_a_full_disk_is_one_line_and_the_run_resumes(toy_maestro, finished, tmp_path):
-    """A limit on file sizes stands for it: HDF5 meets an error of the operating system while it writes."""
-    kept = tmp_path / "kept.h5"
-    shutil.copy(finished / ROLL_NAME, kept)
-    command = [sys.executable, ROOT / SCRIPT, f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={tmp_path}"]
-
-    def limit(size):
-        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    for size in (50_000, 400_000):  # a part is too large; the joined file is
-        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit(size), check=False)
-        assert done.returncode == 2, done.stderr
-        assert done.stderr.splitlines()[-1].endswith(f": {os.strerror(27)}"), done.stderr
-        assert "Traceback" not in done.stderr
-        assert not (tmp_path / MEL_NAME).exists()
-        assert kept.read_bytes() == (finished / ROLL_NAME).read_bytes()
-    kept.unlink()
-    run(toy_maestro, tmp_path)
-    assert_same_stores(tmp_path, finished)
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_line(toy_maestro, tmp_path):
