@@ -244,7 +244,7 @@ def transcribed(conf: ConfDef, infer: Infer, recordings: Recordings, index: int,
 
 
 def save_operating_point(snapshot: str, point: OperatingPoint) -> None:
-    """Write ``point`` beside the snapshot; a folder that cannot be written to is no reason to lose the results."""
+    """Write ``point`` beside the snapshot; if the folder is read-only, warn and keep the results."""
     try:
         write_operating_point(snapshot, point, commit=git_commit())
     except OSError as error:

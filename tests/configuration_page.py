@@ -42,7 +42,7 @@ def table(conf_class: type) -> str:
 
 
 def default_text(field: dataclasses.Field) -> str:
-    """A default as one would type it."""
+    """A default as typed on the command line."""
     if field.metadata["required"]:
         return "(required)"
     default = field.default if field.default is not dataclasses.MISSING else field.default_factory()

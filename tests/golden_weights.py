@@ -1,4 +1,4 @@
-"""Weights that the golden files were computed with: drawn from each entry's name instead of being stored."""
+"""The weights behind the golden files, seeded by each entry's name instead of stored."""
 
 import zlib
 from pathlib import Path
@@ -29,7 +29,7 @@ def golden_entry(name: str, shape: tuple[int, ...]) -> np.ndarray:
 def golden_state(model: nn.Module, db_statistics: bool = True) -> dict[str, Tensor]:
     """A state dict for ``model``.
 
-    :param db_statistics: the input norm's statistics suit decibels (for inference); False keeps the drawn
+    :param db_statistics: use input-norm statistics that suit decibels (for inference); False: keep the random
         ones (for training)
     """
     state = {

@@ -1,4 +1,4 @@
-"""The live site in this process, and a client of its WebSocket that is not a browser."""
+"""The live site served from this process, and a WebSocket client without a browser."""
 
 import json
 import struct
@@ -22,7 +22,7 @@ START = {"type": "start", "threshold": 0.75, "gain_db": 0, "look_ahead_frames": 
 
 @dataclass
 class Site:
-    """A server that runs."""
+    """A running server."""
 
     service: Service
     port: int
@@ -50,7 +50,7 @@ def live_site(service: Service, names: Iterable[str] = (), port: int = 0) -> Ite
 
 
 def answers(client: ClientConnection) -> Iterator[str | bytes]:
-    """All that the server still sends, however it ends."""
+    """All messages until the connection closes."""
     while True:
         try:
             yield client.recv()
@@ -60,7 +60,7 @@ def answers(client: ClientConnection) -> Iterator[str | bytes]:
 
 @dataclass
 class Heard:
-    """What the server has sent on one stream."""
+    """The server's messages on one stream."""
 
     notes: list[tuple] = field(default_factory=list)  # (onset_secs, note, velocity, prob)
     columns: list[np.ndarray] = field(default_factory=list)  # (mels,) uint8
@@ -85,7 +85,7 @@ class Heard:
 
 
 def stream(site: Site, blocks: Iterable[np.ndarray | str], sample_rate: int, **settings) -> Heard:
-    """Send blocks (and text messages between them) as fast as the server takes them; all that it answers."""
+    """Send blocks (and text messages between them) as fast as the server reads them; return all answers."""
     heard = Heard()
     with site.connect() as socket:
         reader = threading.Thread(target=lambda: [heard.take(message) for message in answers(socket)])

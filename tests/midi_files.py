@@ -1,4 +1,4 @@
-"""MIDI files for tests: the golden ones and any that a test writes."""
+"""Golden MIDI files, and helpers to write others."""
 
 from pathlib import Path
 

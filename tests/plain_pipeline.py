@@ -1,4 +1,4 @@
-"""The obvious way from a MAESTRO tree to a pair of HDF5 files: what script 0a must equal, and what it is timed against.
+"""A plain implementation of script 0a: the reference for its results and its speed.
 
 Run as ``python -m tests.plain_pipeline TREE OUTPUT``.
 """
@@ -35,7 +35,7 @@ ROLL_NAME = str(RollName("MAESTROv3", FRAME_SECS, True))
 
 
 def preprocess_plainly(tree: Path, output: Path) -> None:
-    """One recording after the other: torchaudio, a plain state machine, appends that are flushed."""
+    """Process one recording at a time: torchaudio, a plain state machine, flushed appends."""
     output.mkdir(parents=True)
     sizes = {"n_fft": WINDOW, "hop_length": HOP, "f_min": MEL_FMIN, "f_max": MEL_FMAX, "n_mels": MELS}
     mel = torchaudio.transforms.MelSpectrogram(SAMPLE_RATE, **sizes)
@@ -58,7 +58,7 @@ def preprocess_plainly(tree: Path, output: Path) -> None:
 
 
 def torchaudio_load(path: Path) -> tuple[Tensor, int]:
-    """What `torchaudio.load` gives: (channels, samples), rate."""
+    """Like `torchaudio.load`: (channels, samples), rate."""
     wave, rate = sf.read(path, dtype="float32", always_2d=True)
     return Tensor(wave).T, rate
 
@@ -75,7 +75,7 @@ def append_plainly(file: h5py.File, array: np.ndarray, metadata: tuple) -> None:
 
 
 def plain_roll(path: Path) -> np.ndarray:
-    """Piano roll (259, frames) the obvious way: each message makes a new state, each note is written by itself."""
+    """Piano roll (259, frames), plainly: each message makes a new state, each note is written separately."""
     notes, pedals, last_secs = plain_notes(path)
     frame_starts = np.arange(0, last_secs, FRAME_SECS)[:-1]
     roll = np.zeros((ROLL_ROWS, len(frame_starts)), dtype=np.uint8)
@@ -107,7 +107,7 @@ def plain_notes(path: Path) -> tuple[list, list, float]:
 
 
 def plain_step(state: dict, message: mido.Message, secs: float) -> tuple[dict, list]:
-    """The state after a message, and the notes that it ended."""
+    """The state after a message, and the notes that ended."""
     state = {name: value.copy() if hasattr(value, "copy") else value for name, value in state.items()}
     sounding, ended = state["sounding"], []
 

@@ -21,21 +21,21 @@ MAPS_ROLL_NAME = ROLL_NAME.replace("MAESTROv3", "MAPS")
 
 
 def run_script(name: str, *args: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    """``python NAME ARGS...``, with what it printed."""
+    """Run ``python NAME ARGS...`` and capture the output."""
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / name), *args]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
 
 def succeed(name: str, *args: str) -> str:
-    """What the script printed to standard output; it must end with status 0."""
+    """The script's standard output; it must exit with status 0."""
     done = run_script(name, *args)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def fail(name: str, *args: str) -> str:
-    """The one line that the script printed to standard error; it must end with status 2."""
+    """The script's one-line error; it must exit with status 2."""
     done = run_script(name, *args)
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -45,7 +45,7 @@ def fail(name: str, *args: str) -> str:
 
 
 def refused(name: str, *args: str) -> str:
-    """As `fail`, but in this process, which saves the seconds of importing torch."""
+    """Like `fail`, but in this process, which avoids importing torch again."""
     script = load_script(name)
     with (
         contextlib.redirect_stdout(io.StringIO()),
@@ -61,7 +61,7 @@ def refused(name: str, *args: str) -> str:
 
 
 def accepted(name: str, *args: str) -> str:
-    """As `succeed`, but in this process."""
+    """Like `succeed`, but in this process."""
     script = load_script(name)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         run(script.main, script.ConfDef, args)
@@ -69,7 +69,7 @@ def accepted(name: str, *args: str) -> str:
 
 
 def load_script(name: str) -> ModuleType:
-    """The script as a module; importing it runs nothing."""
+    """Import the script as a module; this has no side effects."""
     spec = importlib.util.spec_from_file_location(name.removesuffix(".py"), ROOT / name)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -1,4 +1,4 @@
-"""Networks that somebody has changed: the kernels compute them as they are written down, or leave them to PyTorch."""
+"""Modified networks: the kernels compute them correctly or leave them to plain PyTorch."""
 
 import copy
 import statistics
@@ -31,7 +31,7 @@ def network(request):
 
 
 def build(network) -> nn.Module:
-    """A network with batch norms that have seen the input, without dropout."""
+    """A network without dropout whose batch norms have statistics of the input."""
     torch.manual_seed(0)
     model = network(BINS, KEYS, dropout=0.0).train()
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_other_constants(network, monkeypatch, settings, is_fast):
 
 
 def replace(model: nn.Module, kind: type, make: Callable, first_only: bool = False) -> None:
-    """Put another layer into the place of each of one kind."""
+    """Replace each layer of one type by another."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is kind:

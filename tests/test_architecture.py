@@ -1,4 +1,4 @@
-"""docs/architecture.md describes the code as it is: rooms, import directions, and the files that it names."""
+"""docs/architecture.md matches the code: its rooms, import directions and file names."""
 
 import ast
 import re
@@ -26,7 +26,7 @@ def rooms() -> set[str]:
 
 
 def imported_modules(path: Path) -> set[str]:
-    """The package's modules, dotted, that a file imports anywhere in it."""
+    """Dotted names of the package's modules that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

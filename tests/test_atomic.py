@@ -36,7 +36,7 @@ def test_an_error_leaves_the_earlier_file_and_nothing_else(tmp_path, error):
     path.write_text("earlier")
     block = atomic_write(path)
     block.__enter__().write_text("half")
-    assert not block.__exit__(error, error(), None)  # the error goes on
+    assert not block.__exit__(error, error(), None)  # the error propagates
     assert path.read_text() == "earlier"
     assert os.listdir(tmp_path) == ["notes.csv"]
 
@@ -64,7 +64,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
     assert (path / "events" / "one.csv").read_text() == "1"
     block = atomic_folder(tmp_path / "eval" / "stopped")
     (block.__enter__() / "file").touch()
-    assert not block.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)  # the error goes on
+    assert not block.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)  # the error propagates
     assert os.listdir(tmp_path / "eval") == ["2026_01_01"]
 
 

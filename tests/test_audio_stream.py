@@ -18,13 +18,13 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
 
 
 def whole_logmel(wave: np.ndarray, rate: int) -> torch.Tensor:
-    """Before the floor is applied."""
+    """The log-mel before clamping."""
     blocks = resample([torch.from_numpy(wave)], len(wave), rate)
     return torch.cat(list(LogMel().in_blocks(blocks)), dim=1)
 
 
 def streamed_logmel(wave: np.ndarray, rate: int, cuts: list[int], group: int) -> torch.Tensor:
-    """Of the wave cut at the given positions."""
+    """The streamed log-mel of the wave, cut at the given positions."""
     stream, columns = StreamLogMel(LogMel(), rate, group), []
     for block in np.split(wave, cuts):
         stream.append(block)

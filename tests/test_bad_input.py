@@ -84,7 +84,7 @@ def test_unusable_settings_are_one_line_and_status_2(case, script, args, message
 
 
 class Case:
-    """Copies of everything that the scripts read, which may be spoilt, and an output folder."""
+    """Copies of all inputs, which a test may damage, and an output folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.output = folder, folder / "out"
@@ -101,7 +101,7 @@ class Case:
         return [*given[script], f"OUTPUT_DIR={self.output}"]
 
     def output_files(self) -> list[str]:
-        """All but logs."""
+        """All output files except logs."""
         return [path.name for path in self.output.rglob("*") if path.is_file() and path.parent.name != "txt_logs"]
 
     def digests(self) -> dict[Path, str]:
@@ -223,10 +223,10 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize(("script", "spoil", "message"), FILES.values(), ids=FILES)
-def test_unusable_files_are_one_line_and_status_2(case, monkeypatch, script, spoil, message):
+@pytest.mark.parametrize(("script", "damage", "message"), FILES.values(), ids=FILES)
+def test_unusable_files_are_one_line_and_status_2(case, monkeypatch, script, damage, message):
     monkeypatch.chdir(case.folder)
-    spoil(case)
+    damage(case)
     before = case.digests()
     tiny = ("TRAIN_BS=2", "TRAIN_BATCH_SECS=0.5", "DATALOADER_WORKERS=0") if script == TRAIN else ()
     assert message in refused(script, *case.args(script), *tiny)
@@ -242,7 +242,7 @@ def test_a_recording_damaged_in_the_store_is_named_by_loader_workers(case):
 
 
 def test_unusual_but_valid_files_are_used(case):
-    """Eight recordings, each odd in its way."""
+    """Eight recordings, each unusual in another way."""
     rng, oddities = np.random.default_rng(0), sorted((case.folder / "maestro").rglob("*.wav"))
     noise = rng.uniform(-0.1, 0.1, (96000, 6))
     formats = [("PCM_U8", 16000, 1), ("PCM_24", 96000, 6), ("DOUBLE", 8000, 2), ("FLOAT", 48000, 1)]
@@ -300,7 +300,7 @@ def test_rates_whose_ratio_would_need_gigabytes_are_refused(tmp_path, rate):
 
 
 def test_a_header_with_an_implausible_length_is_refused(tmp_path):
-    """Of FLAC, whose header holds 36 bits for the number of samples."""
+    """FLAC headers have 36 bits for the number of samples."""
     path = tmp_path / "long.flac"
     sf.write(path, np.zeros(20_000), 16000)
     contents = bytearray(path.read_bytes())

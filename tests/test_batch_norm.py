@@ -8,7 +8,7 @@ from ov_piano.training.batch_norm import reestimate_statistics
 
 
 def two_norms():
-    """A norm of the input itself, and another that follows it."""
+    """A norm of the input, followed by another norm."""
     torch.manual_seed(0)
     return nn.Sequential(nn.BatchNorm2d(3, momentum=0.85), nn.Dropout(0.5), nn.BatchNorm2d(3, momentum=0.85)).eval()
 

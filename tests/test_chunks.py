@@ -23,7 +23,7 @@ FRAMES = (90, 1, 13, 200, 41)  # of the recordings
 
 
 def make_pair(folder, frames=FRAMES, mels=MELS, seed=0):
-    """A pair of stores in ``folder``, and their arrays: log-mels (mels, t), rolls (259, t), one a recording."""
+    """A pair of stores in ``folder``, and their arrays: log-mels (mels, t), rolls (259, t), one per recording."""
     rng = np.random.default_rng(seed)
     mel_path = folder / str(MelName("MAESTROv3", LogMelSettings(mels=mels)))
     roll_path = folder / str(RollName("MAESTROv3", 0.024, True))
@@ -129,14 +129,14 @@ def test_impossible_chunks_are_refused(stores):
 
 def test_an_unreadable_recording_is_named(tmp_path):
     pair, _ = make_pair(tmp_path)
-    spoil(pair, 3)
+    damage(pair, 3)
     with pytest.raises(ReadError, match=r"mel=6\(50-8000\)\.h5: recording piece-3: OSError"):
         ChunkDataset(pair, [0, 3], 20, 20).__getitems__(range(10))
     with pytest.raises(ReadError, match="recording piece-3: OSError"):
         RecordingDataset(pair, [3])[0]
 
 
-def spoil(pair, index):
+def damage(pair, index):
     """Overwrite the compressed log-mel of one recording with bytes that do not decompress."""
     pair.mel.close()
     middle = int(pair.mel.begins[index] + pair.mel.ends[index]) // 2

@@ -1,4 +1,4 @@
-"""How commands end: exit status and what is printed."""
+"""Exit status and output of commands."""
 
 import os
 import subprocess
@@ -28,7 +28,7 @@ run(main, ConfDef)
 
 
 def started(*args: str, stdout: int = subprocess.PIPE) -> subprocess.Popen:
-    """A command of a few settings, in a process of its own."""
+    """Start a small command in its own process."""
     command = [sys.executable, "-c", COMMAND, *args]
     return subprocess.Popen(command, env=ENV, stdout=stdout, stderr=subprocess.PIPE, text=True)
 

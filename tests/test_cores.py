@@ -1,4 +1,4 @@
-"""Cores that may be used, and OpenMP's settings: made before torch is imported, and never against the user's."""
+"""Available cores, and OpenMP settings: set before torch is imported, never overriding the user's."""
 
 import os
 import subprocess

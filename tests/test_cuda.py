@@ -1,6 +1,6 @@
-"""Checks for a machine with a GPU, ``make cuda``: same numbers as on the CPU; prints speed and memory.
+"""Checks for a machine with a GPU, ``make cuda``: same results as on the CPU; prints speed and memory.
 
-Skipped where there is none.
+Skipped without a GPU.
 """
 
 import subprocess
@@ -38,7 +38,7 @@ TRAIN = "1_train_onsets_velocities.py"
 
 @pytest.fixture(autouse=True)
 def float32():
-    """Full precision, unless a test asks for less; as it was afterwards."""
+    """Full precision by default; restores the settings afterwards."""
     select_device(DEVICE, tf32=False)
     yield
     select_device(DEVICE, tf32=True)
@@ -74,7 +74,7 @@ def test_logmel_equals_the_cpus():
 
 
 def stepper(batch, device, dropout=0.15, bf16=False):
-    """Model and training step of a network with defined weights, and a batch for it."""
+    """Model with golden weights, its training step, and a batch."""
     rng = np.random.default_rng(0)
     model = OnsetVelocityNet(dropout=dropout, init=False)
     model.load_state_dict(golden_state(model))

@@ -17,7 +17,7 @@ def maps(*rows):
 
 
 def slow_decode(probs, velocities, threshold, std=1.0, ksize=11):
-    """The definition, frame by frame in float64."""
+    """The decoder's definition, frame by frame in float64."""
     half = ksize // 2
     weights = [np.exp(-0.5 * (i / std) ** 2) for i in range(-half, half + 1)]
     events = []

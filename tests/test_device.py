@@ -1,4 +1,4 @@
-"""Devices: what is not used is not touched, and wrong choices are one line."""
+"""Devices: unused ones are not initialised; invalid choices give one line."""
 
 import pytest
 import torch

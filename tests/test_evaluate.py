@@ -74,7 +74,7 @@ def test_an_overlap_that_does_not_fit_is_refused():
 
 
 def test_an_onset_in_every_other_frame_can_be_scored():
-    """300,000 events: what an untrained network gives in the worst case."""
+    """300,000 events, the worst case of an untrained network."""
     logmel = torch.full((MELS, 6830), -10.0)
     logmel[:, ::2] = 10
     (events,) = transcribe([(logmel, None, ())], threshold=0.0, chunk=60)
@@ -84,7 +84,7 @@ def test_an_onset_in_every_other_frame_can_be_scored():
 
 
 def write_case(folder: Path, dataset: str, recordings: list[Recording]) -> dict[str, str]:
-    """A pair of stores whose log-mels show the onsets, and random weights: settings for script 2."""
+    """Settings of script 2 for random weights and stores whose log-mels show the onsets."""
     mel_path = folder / str(MelName(dataset))
     roll_path = folder / str(RollName(dataset, FRAME_SECS, True))
     rng = np.random.default_rng(0)
@@ -106,13 +106,13 @@ def write_case(folder: Path, dataset: str, recordings: list[Recording]) -> dict[
 
 @pytest.fixture(scope="module")
 def maestro_case(toy_maestro, tmp_path_factory) -> dict[str, str]:
-    """Settings that make script 2 run on the toy MAESTRO."""
+    """Settings of script 2 for the toy MAESTRO."""
     case = write_case(tmp_path_factory.mktemp("case"), "MAESTROv3", maestro.load_recordings(toy_maestro, 3))
     return case | {"MAESTRO_PATH": str(toy_maestro)}
 
 
 def refusal(settings: dict[str, str], capsys: pytest.CaptureFixture) -> str:
-    """Run the script in this process; the one line with which it ends, at status 2."""
+    """Run the script in this process and return its one-line error."""
     script = load_script(SCRIPT)
     with pytest.raises(SystemExit) as ended:
         run(script.main, script.ConfDef, [f"{key}={value}" for key, value in settings.items()])
@@ -157,7 +157,7 @@ def test_script_searches_tests_and_writes_what_it_prints(maestro_case, tmp_path)
 
 
 def test_search_tie_chooses_the_most_accurate_shift(maestro_case, tmp_path, capsys):
-    """With a tie of 1 every shift is as good as the best, so that the best timed of them is taken."""
+    """With a tie of 1, all shifts count as equal, so the most accurate one is chosen."""
     search = {"SEARCH_THRESHOLDS": "[0.3]", "SEARCH_SHIFTS": "[5,-0.01,-5]", "SEARCH_TIE": "1"}
     settings = maestro_case | search | {"XV_TAKE_ONE_EVERY": "2", "OUTPUT_DIR": str(tmp_path)}
     script = load_script(SCRIPT)
@@ -170,7 +170,7 @@ def test_search_tie_chooses_the_most_accurate_shift(maestro_case, tmp_path, caps
 
 
 def test_script_on_maps_with_one_threshold_and_shift(toy_maps, tmp_path, capsys):
-    """Recognised by the file names; tested on the Disklaviers. A single point skips the search."""
+    """The file names select MAPS; the Disklavier recordings are the test set; a single pair skips the search."""
     case = write_case(tmp_path, "MAPS", maps.load_recordings(toy_maps))
     settings = case | {"MAPS_PATH": str(toy_maps), "OUTPUT_DIR": str(tmp_path / "out"), "SEARCH_THRESHOLDS": "[0.3]"}
     script = load_script(SCRIPT)
@@ -267,7 +267,7 @@ def test_script_needs_a_snapshot(maestro_case, capsys):
 
 
 def test_script_needs_test_recordings(toy_maestro, maestro_case, tmp_path, capsys):
-    """A pair of files that holds the training split alone."""
+    """The stores contain only the training split."""
     paths = {}
     for key, name, height in (
         ("HDF5_MEL_PATH", MelName("MAESTROv3"), MELS),

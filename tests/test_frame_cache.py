@@ -21,7 +21,7 @@ from ov_piano.data.frame_cache import HEADER_BYTES, open_frame_cache
 from ov_piano.data.loader import training_loader
 from ov_piano.errors import InputError
 from ov_piano.machine.atomic import partial_path
-from tests.test_chunks import make_pair, spoil
+from tests.test_chunks import damage, make_pair
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_rolls_that_are_no_velocities_are_refused(stores):
 
 
 def test_a_store_that_cannot_be_read_is_left_to_the_dataset(stores, caplog):
-    spoil(stores, 3)
+    damage(stores, 3)
     assert open_frame_cache(stores) is None
     assert "no frame cache" in caplog.text
 

@@ -50,7 +50,7 @@ def read_only(tmp_path):
 
 @pytest.fixture(scope="module")
 def inputs(toy_maestro, tmp_path_factory):
-    """Arguments of script 1 and 2 but for the output folder, and a few that make training short."""
+    """Paths of the inputs of scripts 1 and 2, and of a snapshot."""
     stores = tmp_path_factory.mktemp("stores")
     accepted(PREPROCESS, f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={stores}", "WORKERS=1")
     torch.manual_seed(0)

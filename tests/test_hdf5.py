@@ -26,7 +26,7 @@ def arrays(height=6):
 
 
 def write_plain(path, height=6, chunk=333):
-    """A store as the published code grows it: every recording appended with h5py's own means."""
+    """Write a store like the published code: append each recording with plain h5py."""
     with h5py.File(path, "w") as file:
         data = file.create_dataset(
             "data", (height, 0), "float32", maxshape=(height, None), chunks=(height, chunk), compression="lzf"
@@ -51,7 +51,7 @@ def write_ours(path, height=6, chunk=333):
 
 
 def write_chunked(path, height=6, chunk=333, offset=0):
-    """From parts whose chunks lie on the grid of the store, or ``offset`` beside it."""
+    """Write a store from parts whose chunks are aligned with it, or ``offset`` frames off."""
     with h5py.File(f"{path}.source", "w") as sources, StoreWriter(path, height, chunk) as writer:
         for index, (array, entry) in enumerate(zip(arrays(height), METADATA, strict=True)):
             lead = (writer.frames + offset) % chunk
@@ -64,7 +64,7 @@ def write_chunked(path, height=6, chunk=333, offset=0):
 
 
 def contents(path):
-    """All that a reader can see: values and storage of each dataset."""
+    """Values and storage layout of each dataset."""
     with h5py.File(path) as file:
         return {
             name: (
@@ -217,7 +217,7 @@ def test_a_file_that_is_being_written_is_refused(tmp_path):
 
 
 def _pair(folder, mel=MEL, roll=ROLL, **change):
-    """The two files, the rolls as ``change`` says."""
+    """A pair of stores; ``change`` modifies the roll's contents."""
     with StoreWriter(folder / str(mel), 250, 333) as writer:
         for array, entry in zip(arrays(250), METADATA, strict=True):
             writer.append(array, entry)

@@ -1,4 +1,4 @@
-"""The network column by column equals the network on the whole."""
+"""Incremental inference equals inference on the whole input."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ FRAMES = 60
 
 @pytest.fixture(scope="module", params=[OnsetVelocityNet, OnsetsAndVelocities], ids=lambda network: network.__name__)
 def model(request) -> OnsetVelocityBase:
-    """With the golden weights, and statistics of the spectrum that suit decibels."""
+    """A network with the golden weights and input statistics that suit decibels."""
     model = request.param(init=False).eval()
     model.load_state_dict(golden_state(model))
     bins = model.in_bins
@@ -37,7 +37,7 @@ def logmel(model) -> Tensor:
 
 @pytest.fixture(params=["fast", "plain"])
 def parts(request, model) -> Parts:
-    """The network's steps, rearranged for speed or as they are written down."""
+    """The network's steps: optimised kernels or plain PyTorch."""
     return plain_parts(model) if request.param == "plain" else optimize_for_inference(model).parts
 
 
@@ -60,7 +60,7 @@ def test_beginning_grows_to_the_whole(model, parts, logmel):
 
 
 def test_what_is_kept_replaces_the_past(model, logmel, monkeypatch):
-    """With gates that do not depend on the input."""
+    """The gates do not depend on the input here."""
     for module in model.modules():
         if isinstance(module, ContextAwareModule):
             gates = torch.full((1, module.se.fc[2].out_features), 0.5)

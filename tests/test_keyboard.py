@@ -1,4 +1,4 @@
-"""Hand-worked tables for the keyboard; notes read: onset, offset, note, velocity."""
+"""Hand-worked tables for the keyboard; notes are (onset, offset, note, velocity)."""
 
 import pytest
 from hypothesis import given
@@ -127,7 +127,7 @@ def test_without_extension_sustain_never_holds_but_sostenuto_does():
 
 
 def notes_by_dampers(messages, last_secs, extend_sustain):
-    """The rules told anew, per key instead of per gesture: after each message, whose damper is down?"""
+    """An independent implementation of the rules: after each message, which keys are damped?"""
     notes, sounding, down_keys, caught, pedals = [], {}, set(), set(), {SUSTAIN: 0, SOSTENUTO: 0, SOFT: 0}
 
     def held(key):

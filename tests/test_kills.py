@@ -1,4 +1,4 @@
-"""A few of the kills that `make fuzz` does by the dozen; see `tests.fuzz.kills`."""
+"""Some of the kills that `make fuzz` does in large numbers; see `tests.fuzz.kills`."""
 
 from tests.fuzz.kills import kill_and_restart, kill_at_changes, preprocessing_task, training_task
 

@@ -60,7 +60,7 @@ def transcriber() -> Transcriber:
 
 @pytest.fixture(scope="module")
 def expected(transcriber, wave) -> pd.DataFrame:
-    """What the streaming class finds in the recording."""
+    """The events of `StreamingTranscriber` for the recording."""
     stream = StreamingTranscriber(transcriber, settings=CHEAP)
     found = pd.DataFrame(stream.feed(wave, RATE) + stream.flush())
     assert len(found) > 10
@@ -84,7 +84,7 @@ def browser(recording) -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser) -> Iterator[Callable[..., Page]]:
-    """Opens a page of its own of a site; what goes wrong in its scripts fails the test."""
+    """Open a new page of a site; errors in its scripts fail the test."""
     contexts, errors = [], []
 
     def opened(site: Site, permissions: tuple[str, ...] = ("microphone",), **options) -> Page:
@@ -110,7 +110,7 @@ def notes_on(page: Page) -> pd.DataFrame:
 
 
 def wait_for_more_than(count: int, page: Page) -> None:
-    """Until the page says that it has more notes."""
+    """Wait until the page reports more notes."""
     end = time.monotonic() + PATIENCE_MS / 1000
     while int(page.inner_text("#count")) <= count:
         assert time.monotonic() < end
@@ -118,13 +118,13 @@ def wait_for_more_than(count: int, page: Page) -> None:
 
 
 def finished(page: Page) -> pd.DataFrame:
-    """The notes of the recording, when it is over."""
+    """Wait until the recording ends; return its notes."""
     expect(page.locator("#notice")).to_contain_text(" notes in 0:", timeout=PATIENCE_MS)
     return notes_on(page)
 
 
 def same_notes(found: pd.DataFrame, expected: pd.DataFrame, tolerance_secs: float) -> float:
-    """F1 of onsets of the same key that are no further apart."""
+    """F1 of onsets on the same key within the tolerance."""
     missing = list(zip(expected["onset_secs"], expected["note"], expected["velocity"], strict=True))
     total, hits = len(missing) + len(found), 0
     for onset, note, velocity in zip(found["onset_secs"], found["note"], found["velocity"], strict=True):

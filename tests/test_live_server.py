@@ -1,4 +1,4 @@
-"""The live server as its clients see it: what they get, what they cannot do, and that it outlives them."""
+"""The live server from its clients' side: results, limits, and robustness against faulty clients."""
 
 import asyncio
 import http.client
@@ -62,7 +62,7 @@ def blocks_of(wave: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def expected_of(transcriber: Transcriber, wave: np.ndarray, rate: int, **settings) -> list[tuple]:
-    """The events of the streaming class."""
+    """The events of `StreamingTranscriber`."""
     direct = StreamingTranscriber(transcriber, settings=CHEAP, **settings)
     return [tuple(event)[:4] for event in direct.feed(wave, rate) + direct.flush()]
 
@@ -72,7 +72,7 @@ def assert_same(notes: list[tuple], expected: list[tuple]) -> None:
 
 
 def wait_until_free(site: Site, left: int = 0) -> None:
-    """Until all streams but ``left`` have ended."""
+    """Wait until all but ``left`` streams have ended."""
     end = time.monotonic() + 20
     while site.service.streams > left and time.monotonic() < end:
         time.sleep(0.02)

@@ -13,7 +13,7 @@ import torch
 from ov_piano.data.chunks import ChunkDataset, ReadError
 from ov_piano.data.loader import training_loader
 from ov_piano.errors import InputError
-from tests.test_chunks import make_pair, spoil
+from tests.test_chunks import damage, make_pair
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def equal(batches, others):
 
 
 def items_of(dataset, batch):
-    """Which items a batch holds, found by content."""
+    """The items of a batch, identified by their contents."""
     logmels = dataset.__getitems__(range(len(dataset))).logmel
     return [int((logmels == row).all(dim=(1, 2)).nonzero()[0]) for row in batch.logmel]
 
@@ -99,7 +99,7 @@ def test_no_global_random_numbers_are_used(dataset, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_recording_is_named_in_one_line(tmp_path, workers):
     pair, _ = make_pair(tmp_path)
-    spoil(pair, 3)
+    damage(pair, 3)
     with (
         training_loader(ChunkDataset(pair, range(5), 20, 5), 8, workers, seed=0) as loader,
         pytest.raises(ReadError, match="recording piece-3: OSError") as caught,
@@ -116,7 +116,7 @@ def test_closing_ends_the_workers(dataset):
 
 
 def hold_workers(dataset, sender):
-    """In a process of its own: tell who its loader's workers are, then wait to be killed."""
+    """In a child process: report the loader's worker processes, then wait to be killed."""
     with training_loader(dataset, 8, workers=2, seed=0) as loader:
         next(loader.batches(0))
         sender.send([child.pid for child in multiprocessing.active_children()])

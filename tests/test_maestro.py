@@ -11,7 +11,7 @@ from ov_piano.errors import InputError
 
 @pytest.fixture
 def tree(toy_maestro, tmp_path):
-    """A copy that may be spoilt."""
+    """A copy that a test may damage."""
     return shutil.copytree(toy_maestro, tmp_path / "maestro-v3.0.0")
 
 
@@ -54,7 +54,7 @@ def test_audio_is_optional_without_need_audio(tree):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
         (lambda root: (root / "maestro-v3.0.0.csv").unlink(), r"maestro-v3\.0\.0\.csv: no such file \(found no CSV"),
         (lambda root: (root / "maestro-v3.0.0.csv").write_text(""), "expected the columns canonical_composer"),
@@ -76,8 +76,8 @@ def test_audio_is_optional_without_need_audio(tree):
         (lambda root: [shutil.rmtree(root / year) for year in ("2004", "2009", "2018")], "no recording left"),
     ],
 )
-def test_broken_trees_are_refused_with_the_path(tree, spoil, message):
-    spoil(tree)
+def test_broken_trees_are_refused_with_the_path(tree, damage, message):
+    damage(tree)
     with pytest.raises(InputError, match=message):
         load_recordings(tree)
 

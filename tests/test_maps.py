@@ -140,7 +140,7 @@ def test_standard_split_tests_on_the_disklaviers():
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
         (lambda root: next(root.rglob("*op27*.wav")).unlink(), r"op27_2_AkPnBcht\.wav: no such file, although"),
         (lambda root: next(root.rglob("*op27*.mid")).unlink(), r"op27_2_AkPnBcht\.mid: no such file, although"),
@@ -150,9 +150,9 @@ def test_standard_split_tests_on_the_disklaviers():
         (lambda root: [shutil.rmtree(folder) for folder in root.iterdir()], "no recording left"),
     ],
 )
-def test_broken_trees_are_refused_with_the_path(toy_maps, tmp_path, spoil, message):
+def test_broken_trees_are_refused_with_the_path(toy_maps, tmp_path, damage, message):
     root = shutil.copytree(toy_maps, tmp_path / "MAPS")
-    spoil(root)
+    damage(root)
     with pytest.raises(InputError, match=message):
         load_recordings(root)
 

@@ -1,4 +1,4 @@
-"""The maximum matching is the one that mir_eval finds."""
+"""The maximum matching equals mir_eval's."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +25,7 @@ def test_no_candidates_give_no_matches():
 
 
 def test_a_long_alternating_path_is_matched():
-    """Each estimate takes its first reference; the last finds it taken and all have to move by one."""
+    """Each estimate takes its first reference; for the last to get one, all others must move on."""
     count = 5000
     candidates = {est: [est, est + 1] for est in range(count)} | {count: [0]}
     expected = {est + 1: est for est in range(count)} | {0: count}

@@ -44,7 +44,7 @@ def header(midi_format=0, tracks=1, division=500) -> bytes:
 
 
 def iterate_with_mido(path):
-    """What mido's own (slow) playing order says: keys and pedals with seconds, and the end."""
+    """Key and pedal messages with seconds, and the end, from mido's own (slow) iteration."""
     secs, rows = 0.0, []
     for message in mido.MidiFile(path):
         secs += message.time

@@ -1,4 +1,4 @@
-"""MP3 files are read to their end, whatever their headers say about the length."""
+"""MP3 files are read to their end, whatever length their headers give."""
 
 import itertools
 

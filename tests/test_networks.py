@@ -16,7 +16,7 @@ from tests.golden_weights import GOLDEN, golden_state
 
 
 class Published(NamedTuple):
-    """What is known of a network."""
+    """Known facts about a network."""
 
     network: type[OnsetVelocityBase]
     state: str
@@ -116,7 +116,7 @@ def test_weights_of_another_network_are_refused_by_name(published, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
         (lambda state: state.pop("stem.7.weight"), "not a snapshot of .*: stem.7.weight names missing, no unexpected"),
         (
@@ -132,9 +132,9 @@ def test_weights_of_another_network_are_refused_by_name(published, tmp_path):
         (lambda state: [state.pop(name) for name in list(state)[1:]], "names missing"),
     ],
 )
-def test_damaged_snapshots_are_refused_in_one_line(model, tmp_path, spoil, message):
+def test_damaged_snapshots_are_refused_in_one_line(model, tmp_path, damage, message):
     state = model.state_dict()
-    spoil(state)
+    damage(state)
     torch.save(dict(state), tmp_path / "snapshot.torch")
     with pytest.raises(InputError, match=message) as refusal:
         load_network(tmp_path / "snapshot.torch")

@@ -21,7 +21,7 @@ from ov_piano.settings import Tolerances
 
 
 def step_record(step: int, onset_loss: float) -> dict:
-    """As script 1 logs a step; the other values follow from the two."""
+    """A step's record like script 1's; the other values derive from these two."""
     losses = {"onset_loss": onset_loss, "velocity_loss": onset_loss / 10}
     return {"time": 0.0, "step": step, "epoch": 0, **losses, "lr": 6 / step, "secs": 1.0, "cycle_ends": False}
 

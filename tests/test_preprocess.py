@@ -28,14 +28,14 @@ SCRIPT = "0a_maestro_to_hdf5mel.py"
 
 
 def run(root: Path, output: Path, **settings) -> list[Path]:
-    """What 0a does, within this process unless WORKERS is more than 1."""
+    """Run script 0a's work, in this process unless WORKERS is above 1."""
     conf = PreprocessConf(**{"WORKERS": 1, **settings})
     recordings = maestro.load_recordings(root, need_audio=not conf.IGNORE_MEL)
     return preprocess.preprocess(recordings, conf.part_settings("MAESTROv3"), output, conf.WORKERS)
 
 
 def assert_same_stores(folder: Path, expected: Path, decibels: float = 0.0) -> None:
-    """Equal dataset by dataset, log-mels within ``decibels``; nothing else lies about."""
+    """Compare dataset by dataset, log-mels within ``decibels``; no other files may exist."""
     assert sorted(path.name for path in folder.iterdir()) == sorted([MEL_NAME, ROLL_NAME])
     for name in (MEL_NAME, ROLL_NAME):
         with h5py.File(folder / name) as ours, h5py.File(expected / name) as other:
@@ -60,7 +60,7 @@ def finished(toy_maestro, tmp_path_factory):
 
 @pytest.fixture
 def tree(toy_maestro, tmp_path):
-    """A copy that may be spoilt."""
+    """A copy that a test may damage."""
     return shutil.copytree(toy_maestro, tmp_path / "maestro-v3.0.0")
 
 
@@ -91,11 +91,11 @@ def test_existing_outputs_are_kept(toy_maestro, finished, tmp_path):
 
 
 class Killed(BaseException):
-    """Stands for the end of the process at one place."""
+    """Simulates a kill of the process."""
 
 
 def _kill_at(monkeypatch, target, name: str, call: int) -> None:
-    """Let the ``call``-th call of ``target.name`` end the run before it does anything."""
+    """Make the ``call``-th call of ``target.name`` end the run at once."""
     original, calls = getattr(target, name), []
 
     def wrapped(*args, **kwargs):

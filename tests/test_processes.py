@@ -1,4 +1,4 @@
-"""Several processes give the results of one."""
+"""Training in several processes equals training in one."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def stores(toy_maestro, tmp_path_factory):
 
 
 def torchrun(processes, *args):
-    """Script 1 in so many processes, as typed."""
+    """Run script 1 with torchrun."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launch, SCRIPT, *args], cwd=ROOT, env=env, capture_output=True, text=True, check=False)

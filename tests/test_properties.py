@@ -1,4 +1,4 @@
-"""What holds for any input, across modules; the modules' own tests have the properties of each alone."""
+"""Properties across modules for any input; the modules' own tests cover single modules."""
 
 import dataclasses
 import math
@@ -90,7 +90,7 @@ metadata = st.tuples(texts, st.integers(0, 9999), texts, st.floats(0, 1e6), text
 
 @given(st.lists(st.tuples(st.integers(1, 40), metadata), min_size=1, max_size=5), st.integers(1, 17), st.booleans())
 def test_recordings_of_any_length_and_name_read_back(tmp_path_factory, recordings, chunk_frames, chunked):
-    """By `append`, or chunk by chunk from datasets that begin at any place of the chunk grid."""
+    """Written by `append`, or chunk by chunk from datasets with any alignment."""
     folder = tmp_path_factory.mktemp("any")
     rng, arrays = np.random.default_rng(0), []
     with StoreWriter(folder / "store.h5", 3, chunk_frames) as store, h5py.File(folder / "parts.h5", "w") as parts:
@@ -114,7 +114,7 @@ def test_recordings_of_any_length_and_name_read_back(tmp_path_factory, recording
 
 @given(st.integers(0, 50), st.integers(1, 120), st.integers(1, 60), st.floats(0.01, 1.5))
 def test_chunks_cover_every_frame_alike(begin, frames, length, share):
-    """From the recording's first frame to where the chunk after the last would begin, a stride from the end."""
+    """From the first frame to the begin of the chunk after the last, a stride before the end."""
     stride = max(1, int(length * share))
     begins, ends, padding = chunk_bounds(begin, begin + frames, length, stride)
     assert (ends - begins == length).all()

@@ -1,4 +1,4 @@
-"""Results name the commit of this project, never another's."""
+"""Results name this project's commit, never another project's."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ def git(folder: Path, *args: str) -> str:
 
 
 def repository(root: Path, package: Path) -> str:
-    """A repository at ``root`` with a copy of this package at ``package``, all committed; its commit."""
+    """A repository at ``root`` with a copy of this package at ``package``, all committed; returns the commit."""
     package.mkdir(parents=True)
     shutil.copy(PACKAGE / "provenance.py", package)
     (root / "pyproject.toml").write_text("[project]\n")

@@ -27,7 +27,7 @@ EVENT_COLUMNS = ["onset_secs", "note", "velocity", "prob"]
 
 @pytest.fixture
 def scores() -> pd.DataFrame:
-    """Two recordings' scores as `score_recordings` gives them."""
+    """Scores of two recordings, like those of `score_recordings`."""
     values = [(1.0, 0.5, 2 / 3, 0.5, 0.25, 1 / 3), (0.5, 1.0, 2 / 3, 0.0, 0.0, 0.0)]
     index = pd.Index(["first=1,(a)", "b"], name="Filename")
     return pd.DataFrame(values, index=index, columns=ONSET_COLUMNS + VELOCITY_COLUMNS)
@@ -113,7 +113,7 @@ def test_unfinished_reports_of_killed_runs_are_deleted(tmp_path):
 
 
 def test_analysis_equals_a_hand_worked_example():
-    """Ten notes; the first nine found 60 ms late (outside the tolerance), with the right velocities."""
+    """Ten notes; nine are detected 60 ms late (outside the tolerance) with correct velocities."""
     velocities = [20, 40, 60, 80, 100, 120, 20, 40, 60, 80]
     reference = np.array([(second, second + 1, 60, velocity) for second, velocity in enumerate(velocities)], float)
     rows = [(onset + 0.07, note, velocity, 0.9) for onset, _, note, velocity in reference[:9]]
@@ -128,7 +128,7 @@ def test_analysis_equals_a_hand_worked_example():
 
 
 def test_constant_velocities_score_the_baseline():
-    """Velocities 0, 45, 50, 55, 100 -> mean 0.5: the three in the middle are within 0.1 of it, whatever is detected."""
+    """Velocities 0, 45, 50, 55, 100 -> mean 0.5: the middle three are within 0.1 of it, whatever is detected."""
     reference = np.array([(second, second + 1, 60, vel) for second, vel in enumerate((0, 45, 50, 55, 100))], float)
     events = pd.DataFrame(reference[:, [0, 2, 3, 0]], columns=EVENT_COLUMNS).assign(prob=1.0)
     (row,) = analyse(["a"], [reference], [events], threshold=0.5, shift=0.0).to_dict("records")

@@ -1,4 +1,4 @@
-"""The recordings that ship: a consistent MAESTRO v3 tree whose audio plays its MIDI, made by a repeatable program."""
+"""The sample recordings: a consistent MAESTRO v3 tree, audio that matches its MIDI, a reproducible program."""
 
 import csv
 import sys
@@ -79,7 +79,7 @@ def test_midi_is_structured_as_in_maestro(row, notes):
 
 
 def rise_secs(wave: np.ndarray, onset: float, note: int) -> float | None:
-    """How much later than ``onset`` the note's first partials reach half their height; None if they sounded before."""
+    """Seconds from ``onset`` until the first partials reach half their height; None if they already sounded."""
     around = wave[int((onset - 0.06) * RATE) :][: int(0.14 * RATE)]
     seconds, envelope = np.arange(len(around)) / RATE, 0
     for partial in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""Scores of MIDI files, by hand and against those of the arrays that the files were made from."""
+"""Scores of MIDI files against hand-worked values and the scores of the original arrays."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""The scorer against tables worked by hand, golden numbers and mir_eval itself."""
+"""The scorer against hand-worked tables, golden numbers and mir_eval."""
 
 import tracemalloc
 import warnings
@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).parent / "golden" / "decode.npz"
 
 
 def mir_eval_scores(reference: np.ndarray, estimate: np.ndarray) -> Scores:
-    """mir_eval on all notes at once, as its documentation shows."""
+    """mir_eval's scores of all notes."""
     onsets = np.maximum(estimate[:, 0], 0)
     ref = reference[:, [0, 0]] + [0, 0.1], mir_eval.util.midi_to_hz(reference[:, 2]), reference[:, 3]
     est = np.column_stack([onsets, onsets + 0.1]), mir_eval.util.midi_to_hz(estimate[:, 1]), estimate[:, 2]
@@ -110,7 +110,7 @@ def test_unusable_notes_are_refused(estimate, message):
 
 
 def notes(max_size: int) -> st.SearchStrategy:
-    """Few keys and a 10 ms grid (distances of exactly 50 ms, equal times), now and then off it; any order."""
+    """Few keys, mostly on a 10 ms grid (distances of exactly 50 ms, equal times), in any order."""
     onset = st.one_of(st.integers(-2, 40).map(lambda steps: steps / 100), st.floats(0, 0.4))
     return st.lists(st.tuples(onset, st.integers(60, 61), st.integers(0, 127)), max_size=max_size)
 

@@ -30,7 +30,7 @@ TINY = ("TRAIN_BS=2", "TRAIN_BATCH_SECS=1", "DATALOADER_WORKERS=1", "LR_MAX=0.5"
 
 @pytest.fixture(scope="module")
 def stores(toy_maestro, tmp_path_factory):
-    """Folder with the pair of HDF5 files that script 0a makes of the toy MAESTRO."""
+    """Folder with script 0a's HDF5 files of the toy MAESTRO."""
     folder = tmp_path_factory.mktemp("stores")
     printed = succeed("0a_maestro_to_hdf5mel.py", f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={folder}")
     assert f"MAESTRO_INPATH: {toy_maestro}" in printed
@@ -44,7 +44,7 @@ def maestro_args(toy_maestro, stores, output):
 
 @pytest.fixture(scope="module")
 def trained(toy_maestro, stores, tmp_path_factory):
-    """Output folder of four steps of script 1, with a cross-validation after the second and the last."""
+    """Output folder of four training steps, with cross-validation after the second and the last."""
     folder = tmp_path_factory.mktemp("trained")
     args = maestro_args(toy_maestro, stores, folder)
     succeed("1_train_onsets_velocities.py", *args, *TINY, "MAX_STEPS=4", "XV_EVERY=2")

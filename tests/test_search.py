@@ -14,13 +14,13 @@ COLUMNS = ["onset_secs", "note", "velocity", "prob"]
 
 
 def score_from_scratch(reference: np.ndarray, events: pd.DataFrame, threshold: float, shift: float) -> Scores:
-    """The obvious way: filter, shift, score."""
+    """The plain way: filter, shift, score."""
     kept = events[events["prob"] >= threshold]
     return score(reference, np.column_stack([kept["onset_secs"] + shift, kept["note"], kept["velocity"]]))
 
 
 def random_recording(seed: int, size: int) -> tuple[np.ndarray, pd.DataFrame]:
-    """Crowded notes on four keys and their noisy detection."""
+    """Dense notes on four keys and a noisy detection of them."""
     rng = np.random.default_rng(seed)
     onsets, notes, velocities = (
         rng.uniform(0, 0.05 * size, size),
@@ -63,7 +63,7 @@ def test_recordings_without_pairs_have_no_offset():
 
 
 def test_search_equals_a_hand_worked_table():
-    """Two notes 40 ms early; the second's detection has probability 0.6 only."""
+    """Two notes, detected 40 ms early; the second with probability 0.6."""
     reference = np.array([(1, 2, 60, 50), (2, 3, 62, 100)], dtype=float)
     events = pd.DataFrame([(0.96, 60, 50, 0.9), (1.96, 62, 100, 0.6), (3.0, 64, 90, 0.7)], columns=COLUMNS)
     found = search([reference], [events], [0.5, 0.8], [0.04, -0.04])

@@ -1,4 +1,4 @@
-"""The snapshot that ships, on the sample's test recording; and what stands in for a missing operating point."""
+"""The shipped snapshot on the sample's test recording, and the fallback for a missing operating point."""
 
 import logging
 import shutil

@@ -1,4 +1,4 @@
-"""The YAML file beside a snapshot says how it was made, and every reader of the snapshot respects it."""
+"""The YAML file beside a snapshot: written by training, respected by every reader."""
 
 from dataclasses import asdict, replace
 

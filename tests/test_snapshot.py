@@ -36,7 +36,7 @@ def path(tmp_path):
 
 
 def refused(path, model=None):
-    """The message of the refusal, after checking that the model was left alone."""
+    """The error message; checks that the model is unchanged."""
     model = model or SmallNet()
     before = {name: x.clone() for name, x in model.state_dict().items()}
     with pytest.raises(InputError) as refusal:

@@ -1,4 +1,4 @@
-"""Live transcription: what comes out does not depend on how the stream is cut, and agrees with the offline result."""
+"""Live transcription: independent of block sizes, and in agreement with the offline result."""
 
 import threading
 from pathlib import Path
@@ -20,13 +20,13 @@ COARSE = StreamSettings(past_frames=8, hop_frames=12, look_ahead_frames=4)  # qu
 
 @pytest.fixture(scope="module")
 def transcriber() -> Transcriber:
-    """The snapshot that ships."""
+    """The shipped snapshot's transcriber."""
     return Transcriber(device="cpu")
 
 
 @pytest.fixture(scope="module")
 def music() -> tuple[np.ndarray, int]:
-    """Six seconds of the sample and their rate."""
+    """Six seconds of the sample and the sampling rate."""
     wave, rate = sf.read(SAMPLE, dtype="float32")
     return wave[: 6 * rate], rate
 
@@ -133,7 +133,7 @@ def test_streams_share_a_network_in_threads(transcriber, music):
 
 
 def test_memory_is_constant(transcriber):
-    """What the stream holds on to after a few seconds and after half a minute."""
+    """Compares the memory after a few seconds and after half a minute."""
     rate, stream = 48_000, StreamingTranscriber(transcriber, settings=StreamSettings(8, 40, 4))
     block = np.random.default_rng(0).normal(0, 0.05, rate // 4).astype(np.float32)
     sizes = []
@@ -145,7 +145,7 @@ def test_memory_is_constant(transcriber):
 
 
 def held_bytes(root: object) -> int:
-    """Of arrays and tensors that a stream refers to, the shared network excepted."""
+    """Bytes of all arrays and tensors that a stream refers to, except the shared network."""
     seen, todo, total = set(), [root], 0
     while todo:
         item = todo.pop()

@@ -12,7 +12,7 @@ from tests.golden_weights import GOLDEN, golden_state
 
 
 def per_frame(logmel):
-    """A network whose output for a frame depends on that frame alone; like ours, it lacks the first frame."""
+    """A network whose output depends on the current frame only; like ours, it omits the first frame."""
     return logmel[:, :88, 1:], -logmel[:, 88:176, 1:]
 
 

@@ -1,4 +1,4 @@
-"""The trainer by itself, with a network of two layers: no scripts, files of audio or processes."""
+"""The trainer alone, with a network of two layers: no scripts, audio files or processes."""
 
 from types import SimpleNamespace
 
@@ -36,7 +36,7 @@ class SmallNet(nn.Module):
 
 
 class Loader:
-    """Batches that depend on the epoch and their number alone."""
+    """Batches that depend on epoch and number only."""
 
     def batches(self, epoch, first_batch):
         for batch in range(first_batch, BATCHES):

@@ -1,4 +1,4 @@
-"""The package as people install it: outside a checkout, with the weights that it needs."""
+"""The installed package works outside a checkout and contains its weights."""
 
 import os
 import re
@@ -21,7 +21,7 @@ SAMPLE_NOTES = 141
 
 
 def run(*command: str | Path, cwd: Path, **env: str) -> str:
-    """What the command prints; it must succeed."""
+    """The command's output; it must succeed."""
     env = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"} | env
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, check=False

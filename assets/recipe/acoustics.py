@@ -1,4 +1,4 @@
-"""From strings to a file: resonance, key noise, room, microphone, codec, noise floor; all float32 waves at ``SR``."""
+"""Acoustics of a recording: resonance, key noise, room, microphone, codec, noise floor. Waves are float32 at ``SR``."""
 
 import tempfile
 from functools import cache
@@ -17,7 +17,7 @@ def rms(wave: np.ndarray) -> float:
 
 @cache
 def strings() -> np.ndarray:
-    """Impulse response of all strings undamped: slowly decaying partials of the 88 keys."""
+    """Impulse response of the undamped strings: slowly decaying partials of the 88 keys."""
     rng = np.random.default_rng(0)
     t = np.arange(int(2.5 * SR), dtype=np.float32) / SR
     out = np.zeros(len(t), np.float32)
@@ -33,14 +33,14 @@ def strings() -> np.ndarray:
 
 
 def with_resonance(wave: np.ndarray, pedal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The wave and what it excites in the strings while the pedal is down; ``pedal`` (samples,) is 0 or 1."""
+    """Add the sympathetic resonance of the strings while the pedal is down; ``pedal`` (samples,) is 0 or 1."""
     smooth = oaconvolve(pedal, np.ones(800, np.float32) / 800)[: len(wave)]  # dampers move within 50 ms
     ringing = oaconvolve(wave * smooth, strings())[: len(wave)]
     return wave + ringing * (rms(wave) / rms(ringing) * 10 ** (rng.uniform(-30, -8) / 20))
 
 
 def with_key_noise(wave: np.ndarray, notes: list, rng: np.random.Generator) -> np.ndarray:
-    """The wave with thumps of keys going down and up: short low noise bursts."""
+    """Add the thumps of key presses and releases: short low-frequency noise bursts."""
     thumps = np.zeros(len(wave), np.float32)
     low_pass = butter(2, rng.uniform(200, 1200), fs=SR, output="sos")
     burst = sosfilt(low_pass, rng.standard_normal(int(0.06 * SR)))
@@ -55,7 +55,7 @@ def with_key_noise(wave: np.ndarray, notes: list, rng: np.random.Generator) -> n
 
 
 def room(rng: np.random.Generator) -> np.ndarray:
-    """Impulse response of a microphone in a room: direct sound at 0, reflections, a darkening tail, an equaliser."""
+    """Impulse response of room and microphone: direct sound at 0, reflections, a darkening tail, equaliser."""
     low = np.exp(rng.uniform(np.log(0.2), np.log(2.5)))  # reverberation times in s, shorter for higher frequencies
     mid = low * rng.uniform(0.6, 1.0)
     high = mid * rng.uniform(0.3, 0.9)
@@ -78,7 +78,7 @@ def room(rng: np.random.Generator) -> np.ndarray:
 
 
 def recorded(wave: np.ndarray, rng: np.random.Generator, compression: bool = True) -> np.ndarray:
-    """The wave in a random room, at a random level, maybe compressed, with a noise floor, maybe after a lossy codec."""
+    """Record the wave in a random room at a random level, with a noise floor; sometimes compressed or lossily coded."""
     wave = oaconvolve(wave, room(rng))[: len(wave)].astype(np.float32)
     wave *= np.exp(rng.uniform(np.log(0.08), np.log(0.95))) / max(1e-6, np.abs(wave).max())
     if compression and rng.random() < 0.25:
@@ -91,7 +91,7 @@ def recorded(wave: np.ndarray, rng: np.random.Generator, compression: bool = Tru
 
 
 def coded(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The wave after a lossy codec."""
+    """Encode and decode with a lossy codec."""
     form, subtype = CODECS[rng.integers(len(CODECS))]
     settings = {"format": form, "subtype": subtype, "compression_level": float(rng.uniform(0.3, 0.95))}
     with tempfile.NamedTemporaryFile(suffix=f".{form.lower()}") as target:

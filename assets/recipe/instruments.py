@@ -1,4 +1,4 @@
-"""Pianos: sampled ones, played here note by note, and those of General MIDI sound fonts, played by FluidSynth."""
+"""Pianos: sampled pianos, rendered note by note, and General MIDI sound fonts, rendered by FluidSynth."""
 
 import csv
 import subprocess
@@ -49,11 +49,11 @@ class SampledPiano:
         self._tones = {}
 
     def layer(self, velocity: float) -> int:
-        """The velocity layer that is nearest."""
+        """The nearest velocity layer."""
         return min(self.layers, key=lambda layer: abs(self.centre[layer] - velocity))
 
     def tone(self, midi: int, layer: int) -> np.ndarray:
-        """A key's tone in a layer, from the nearest sample: float32 at ``SR``."""
+        """A key's tone in a layer, derived from the nearest sample: float32 at ``SR``."""
         if (midi, layer) not in self._tones:
             roots = self.roots[layer]
             root = min(roots, key=lambda other: abs(other - midi))
@@ -66,7 +66,7 @@ class SampledPiano:
 
 @dataclass
 class Action:
-    """What differs from piano to piano and from day to day; arrays hold a value for each MIDI note."""
+    """Random properties of one piano on one day; arrays have one value per MIDI note."""
 
     slope: float  # of level over velocity
     bend: float  # exponent of timbre over velocity
@@ -94,7 +94,7 @@ class Action:
 
 
 def play(notes: list, secs: float, piano: SampledPiano, action: Action, tuning: float) -> np.ndarray:
-    """The notes as a float32 wave, slower by the factor ``tuning``: resampling it by that moves the pitch."""
+    """Render the notes to a float32 wave, slower by the factor ``tuning``; resampling shifts the pitch."""
     wave = np.zeros(int((secs + 1) * SR * tuning) + 1, np.float32)
     tones, releases = {}, {}
     for onset, end, midi, velocity in notes:
@@ -122,7 +122,7 @@ def play(notes: list, secs: float, piano: SampledPiano, action: Action, tuning: 
 
 
 def _detuned(tone: np.ndarray, action: Action, midi: int) -> np.ndarray:
-    """The tone at the key's tuning, with the second string of its unison."""
+    """The tone at the key's tuning, plus a second, slightly detuned string."""
     first = _moved(tone, action.cents[midi])
     level = action.unison[midi]
     if level > 0.05:
@@ -133,7 +133,7 @@ def _detuned(tone: np.ndarray, action: Action, midi: int) -> np.ndarray:
 
 
 def _moved(tone: np.ndarray, cents: float) -> np.ndarray:
-    """The tone read faster or slower, linearly interpolated."""
+    """Resample the tone by linear interpolation."""
     if abs(cents) < 0.1:
         return tone
     at = np.arange(int(len(tone) / 2 ** (cents / 1200)) - 1) * 2 ** (cents / 1200)
@@ -143,7 +143,7 @@ def _moved(tone: np.ndarray, cents: float) -> np.ndarray:
 
 
 def play_sound_font(mid: mido.MidiFile, name: str, rng: np.random.Generator) -> np.ndarray:
-    """The MIDI file played by FluidSynth, with a random velocity curve: float32 wave at ``SR``."""
+    """Render the MIDI file with FluidSynth and a random velocity curve: float32 wave at ``SR``."""
     font, bank, program = SOUND_FONTS[name]
     bend = np.exp(rng.uniform(np.log(0.75), np.log(1.3)))
     played = mido.MidiFile(type=1, ticks_per_beat=mid.ticks_per_beat)

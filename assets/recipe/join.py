@@ -1,9 +1,9 @@
-"""Several MAESTRO v3 trees -> one tree of links, in an order drawn by the seed.
+"""Join several MAESTRO v3 trees into one tree of links, in random order.
 
     python join.py OUT KEY=TREE KEY=TREE … [--hold-out NAME]
 
-File names get their tree's KEY as a prefix. In a tree with recordings whose name holds the text of --hold-out, these
-become the validation split, and its other validation recordings join the train split.
+File names are prefixed with their tree's KEY. With --hold-out NAME, recordings whose name contains NAME become the
+validation split of their tree, and its other validation recordings join the train split.
 """
 
 import argparse

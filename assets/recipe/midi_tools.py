@@ -1,4 +1,4 @@
-"""MIDI files as a renderer needs them: notes with the pedal applied; cut, stretched, softened copies."""
+"""MIDI tools for rendering: notes with the pedal applied; cut, stretched and softened copies."""
 
 import mido
 import numpy as np
@@ -9,7 +9,7 @@ SUSTAIN = 64  # MIDI control
 def sounding_notes(mid: mido.MidiFile, pedal_on: int) -> tuple[list[tuple[float, float, int, int]], float]:
     """Notes as (onset s, end s, MIDI note, velocity) with the sustain pedal applied, and the file's length in seconds.
 
-    :param pedal_on: value of control 64 from which the dampers are lifted
+    :param pedal_on: value of control 64 at which the dampers lift
     """
     now, pedal, held, ringing, notes = 0.0, False, {}, {}, []
     for msg in mid:
@@ -49,7 +49,7 @@ def pedal_curve(mid: mido.MidiFile, samples: int, sample_rate: int, pedal_on: in
 
 
 def cut(mid: mido.MidiFile, begin_secs: float, seconds: float) -> mido.MidiFile:
-    """A window of a two-track file at 120 beats a minute; notes that began before the window are left out."""
+    """Cut a window out of a two-track file, at 120 beats per minute; omits notes that began before the window."""
     ticks = mid.ticks_per_beat * 2  # a second
     first, last = round(begin_secs * ticks), round((begin_secs + seconds) * ticks)
     now, controls, down, body = 0, {}, {}, []
@@ -79,7 +79,7 @@ def cut(mid: mido.MidiFile, begin_secs: float, seconds: float) -> mido.MidiFile:
 
 
 def stretch(mid: mido.MidiFile, factor: float) -> mido.MidiFile:
-    """A copy that takes ``factor`` times as long: the tempo changes, ticks stay."""
+    """A copy that is ``factor`` times as long: changes the tempo, not the ticks."""
     tracks = [
         mido.MidiTrack(
             msg.copy(tempo=round(msg.tempo * factor)) if msg.type == "set_tempo" else msg.copy() for msg in track

@@ -1,10 +1,10 @@
-"""MAESTRO v3 performances, played on sampled pianos: a MAESTRO v3 tree with 16 kHz mono audio.
+"""Render MAESTRO v3 performances with sampled pianos, as a MAESTRO v3 tree with 16 kHz mono audio.
 
     python render.py DATA OUT --pianos NAME,NAME [--splits train] [--performances N] [--seconds S] [--dynamics LO,HI]
 
-Everything is drawn from --seed and the performance's name, so the same call gives the same files. --seconds cuts a
-window out of each performance. --dynamics multiplies the velocities of half of the performances by a factor from that
-range: MAESTRO is played loudly, other pianists are not.
+Random choices depend on --seed and the performance's name only, so the same call makes the same files. --seconds cuts
+a window out of each performance. --dynamics multiplies the velocities of half of the performances by a factor from
+that range, since MAESTRO's pianists play louder than others.
 """
 
 import argparse
@@ -28,7 +28,7 @@ load_piano = cache(SampledPiano)
 
 
 def render(mid: mido.MidiFile, piano: str, data: Path, rng: np.random.Generator) -> np.ndarray:
-    """float32 wave of the MIDI's length and one second."""
+    """Render a MIDI file to a float32 wave, one second longer than the MIDI."""
     pedal_on = int(rng.integers(20, 90))
     notes, secs = sounding_notes(mid, pedal_on)
     tuning = 2 ** (rng.uniform(-0.3, 0.3) / 12)  # played slower, then resampled: pitch moves, time does not

@@ -1,9 +1,9 @@
-"""Recordings several times more, each time in another room, through another microphone, transposed and retuned.
+"""Make varied copies of recordings: in other rooms, through other microphones, transposed and detuned.
 
     python vary.py TREE OUT [--copies 3] [--without NAME] [--jobs 2]
 
-TREE is in MAESTRO v3's layout with 16 kHz mono audio; its train split is used. Pitch is moved by resampling, so the
-tempo changes along with it, in the audio and in the MIDI. --without leaves out recordings whose name holds the text.
+TREE is in MAESTRO v3's layout with 16 kHz mono audio; its train split is used. Pitch is shifted by resampling, so the
+tempo changes with it, in the audio and in the MIDI. --without omits recordings whose name contains NAME.
 """
 
 import argparse

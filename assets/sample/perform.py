@@ -3,12 +3,12 @@
 1. A seeded performer turns each score (``scores.py``) into timed notes and pedal: phrases that
    gather and relax, a ritardando, dynamics, voices balanced, hands not quite together.
 2. The performance is written as MIDI, structured as MAESTRO's.
-3. What the written MIDI says is played by recorded piano tones and written as 16 kHz mono PCM-16.
+3. The written MIDI is rendered with recorded piano tones to 16 kHz mono PCM-16.
 
     python assets/sample/perform.py PIANO_PATH=path/to/salamander [OUTPUT_DIR=assets/sample]
 
 PIANO_PATH is a folder of recorded tones with an ``index.csv`` (file, midi, layer, lovel, hivel,
-gain); it does not ship with the project. The same settings give the same files.
+gain); it does not ship with the project. The same settings make the same files.
 """
 
 import csv
@@ -98,7 +98,7 @@ def play(piece: Piece, rng: np.random.Generator) -> tuple[list[PlayedNote], list
 
 
 def separate_repetitions(notes: list[PlayedNote]) -> list[PlayedNote]:
-    """A finger leaves its key at least 30 ms before it strikes it again."""
+    """Release each key at least 30 ms before it is struck again."""
     following, result = {}, []
     for note in sorted(notes, reverse=True):
         latest = following.get(note.note, np.inf) - 0.03
@@ -159,7 +159,7 @@ class Piano:
 
 
 def ends_of_sound(midi: mido.MidiFile) -> tuple[list[PlayedNote], float]:
-    """The notes of a MIDI file with offsets as the dampers fall, and the file's length in seconds."""
+    """The notes of a MIDI file with offsets at the fall of the dampers, and the file's length in seconds."""
     now, pedal, down, ringing, notes = 0.0, 0, {}, {}, []
     for message in midi:
         now += message.time

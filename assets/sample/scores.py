@@ -13,7 +13,7 @@ SIXTEENTH = 0.25  # quarters
 
 
 class ScoreNote(NamedTuple):
-    """One written note: begin and length in quarters, MIDI note, the voice that it belongs to."""
+    """One written note: begin and length in quarters, MIDI note, voice."""
 
     quarter: float
     quarters: float
@@ -23,7 +23,7 @@ class ScoreNote(NamedTuple):
 
 @dataclass(frozen=True)
 class Piece:
-    """A score with what its performer needs to know about it.
+    """A score with instructions for its performer.
 
     hairpins: (quarter, velocity) points of the written dynamics, straight lines between them.
     voices: name -> (velocity offset, share of its written length that a note is held).

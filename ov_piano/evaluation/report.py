@@ -41,7 +41,7 @@ def onset_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def velocity_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Columns P, R, F1 of onsets with velocities from what `score_recordings` gives."""
+    """Columns P, R, F1 of the onsets with velocities, from the result of `score_recordings`."""
     return scores[VELOCITY_COLUMNS].set_axis(ONSET_COLUMNS, axis=1)
 
 

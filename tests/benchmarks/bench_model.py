@@ -50,10 +50,10 @@ def training_stepper(
 
 
 def inference(network: type[OnsetVelocityBase], dtype: torch.dtype, rounds: int = 3) -> dict:
-    """5 minutes of log-mel to events: the rearranged network against the readable module in eval mode, in float32.
+    """5 minutes of log-mel to events: optimised kernels against plain PyTorch, in float32.
 
-    The log-mel is the sample's, over and over. Besides the times, how far events agree: mir_eval's F1 of onsets
-    with velocities, within a frame and 2 % of the velocities' range.
+    The log-mel is the sample's, repeated. Also reports how well the events agree: mir_eval's F1 of onsets with
+    velocities, within a frame and 2 % of the velocity range.
     """
     model = _trained_model(network)
     fast = optimize_for_inference(model, dtype)

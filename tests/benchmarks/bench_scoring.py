@@ -78,7 +78,7 @@ def _search(count: int) -> dict:
     """One recording of 20 minutes: decoded and scored for each pair, against once for all.
 
     The plain path already uses our scorer; ``ratio_of_scoring_alone`` leaves the decoding out as well, and
-    ``mir_eval_one_pair`` says what mir_eval takes for one of the pairs.
+    ``mir_eval_one_pair`` is mir_eval's time for one of the pairs.
     """
     reference, secs = _notes(count, 1200), 1200
     probs, velocities = _maps(reference, round(secs / FRAME_SECS))

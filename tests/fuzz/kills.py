@@ -52,8 +52,8 @@ class Report:
 class Task:
     """A script, its settings without the output folder, and how to check that folder.
 
-    :param check: looks at it after each kill, says what has been reached
-    :param check_end: compares it with that of the run that was left alone
+    :param check: checks the folder after each kill and returns the progress
+    :param check_end: compares the folder with that of the undisturbed run
     """
 
     script: str

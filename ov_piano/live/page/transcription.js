@@ -21,7 +21,7 @@ export class Transcription {
   /**
    * @param mostBehind  seconds of sound that may wait, here or at the server; what comes then is left out
    * @param handlers  onNotes(notes), onLogmel(start, frame, bytes), onShare(of one core), onConnection(is it there),
-   *   onLeftOut(seconds), onRefused(message): the server will not go on
+   *   onLeftOut(seconds), onRefused(message): the server rejected the stream
    */
   constructor(settings, mostBehind, handlers) {
     this.settings = settings;

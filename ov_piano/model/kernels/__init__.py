@@ -1,1 +1,1 @@
-"""What the fast arrangements of the network compute with: C++ source and its wrappers as tensor functions."""
+"""Optimised CPU kernels for the networks: C++ sources and their wrappers as tensor functions."""
