@@ -81,8 +81,9 @@ class TrainingLoader:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self.close()
-        if isinstance(error, RuntimeError) and "DataLoader worker" in str(error):
-            reason = str(error).splitlines()[0]
+        is_reported = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+        if is_reported or isinstance(error, EOFError | ConnectionError):  # the worker ended while sending a batch
+            reason = str(error).splitlines()[0] if is_reported else "a DataLoader worker was killed"
             raise InputError(f"{reason}: memory or /dev/shm may be full, try fewer loader workers") from None
 
 
