@@ -7,12 +7,11 @@ validation split of their tree, and its other validation recordings join the tra
 """
 
 import argparse
-import csv
 import os
 import random
 from pathlib import Path
 
-from render import CSV_NAME
+from tree import read_rows, write_rows
 
 
 def main() -> None:
@@ -24,8 +23,7 @@ def main() -> None:
     joined = []
     for key, tree in (text.split("=", 1) for text in args.trees):
         root = Path(tree).resolve()
-        with open(root / CSV_NAME, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = read_rows(root)
         if args.hold_out and any(args.hold_out in row["midi_filename"] for row in rows):
             for row in rows:
                 held_out = args.hold_out in row["midi_filename"]
@@ -39,13 +37,7 @@ def main() -> None:
                 row[column] = f"{row['year']}/{link.name}"
         joined += rows
     random.Random(3).shuffle(joined)
-    with open(args.out / CSV_NAME, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, joined[0].keys())
-        writer.writeheader()
-        writer.writerows(joined)
-    for split in ("train", "validation", "test"):
-        hours = [float(row["duration"]) / 3600 for row in joined if row["split"] == split]
-        print(f"{split}: {len(hours)} recordings, {sum(hours):.2f} h")
+    write_rows(args.out, joined)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ that range, since MAESTRO's pianists play louder than others.
 """
 
 import argparse
-import csv
 import shutil
 import zlib
 from concurrent.futures import ProcessPoolExecutor
@@ -22,8 +21,8 @@ import soxr
 from acoustics import recorded, with_key_noise, with_resonance
 from instruments import SOUND_FONTS, SR, Action, SampledPiano, play, play_sound_font
 from midi_tools import cut, pedal_curve, soften, sounding_notes, stretch
+from tree import read_rows, write_rows
 
-CSV_NAME = "maestro-v3.0.0.csv"
 load_piano = cache(SampledPiano)
 
 
@@ -76,8 +75,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
-    with open(args.data / "maestro-v3.0.0-midi" / CSV_NAME, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(args.data / "maestro-v3.0.0-midi")
     chosen = []
     for split in args.splits:
         of_split = [row for row in rows if row["split"] == split]
@@ -89,11 +87,7 @@ def main() -> None:
     with ProcessPoolExecutor(args.jobs) as pool:
         job = partial(render_performance, data=args.data, out=args.out, args=args)
         done = list(pool.map(job, chosen, chunksize=4))
-    with open(args.out / CSV_NAME, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, done[0].keys())
-        writer.writeheader()
-        writer.writerows(done)
-    print(f"{len(done)} performances, {sum(float(row['duration']) for row in done) / 3600:.2f} h -> {args.out}")
+    write_rows(args.out, done)
 
 
 if __name__ == "__main__":

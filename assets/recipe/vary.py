@@ -7,7 +7,6 @@ tempo changes with it, in the audio and in the MIDI. --without omits recordings 
 """
 
 import argparse
-import csv
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -20,7 +19,7 @@ import soxr
 from acoustics import recorded
 from instruments import SR
 from midi_tools import stretch
-from render import CSV_NAME
+from tree import read_rows, write_rows
 
 
 def vary(job: tuple[dict, int], tree: Path, out: Path) -> dict:
@@ -54,16 +53,11 @@ def main() -> None:
     parser.add_argument("--without", default="\0")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
-    with open(args.tree / CSV_NAME, newline="", encoding="utf-8") as file:
-        rows = [r for r in csv.DictReader(file) if r["split"] == "train" and args.without not in r["midi_filename"]]
+    rows = [r for r in read_rows(args.tree) if r["split"] == "train" and args.without not in r["midi_filename"]]
     with ProcessPoolExecutor(args.jobs) as pool:
         jobs = [(row, copy) for row in rows for copy in range(args.copies)]
         done = list(pool.map(partial(vary, tree=args.tree, out=args.out), jobs, chunksize=4))
-    with open(args.out / CSV_NAME, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(done)
-    print(f"{len(done)} recordings, {sum(float(row['duration']) for row in done) / 3600:.2f} h -> {args.out}")
+    write_rows(args.out, done)
 
 
 if __name__ == "__main__":

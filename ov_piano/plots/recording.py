@@ -19,10 +19,9 @@ from ov_piano.plots.style import (
     SKY,
     VELOCITY_COLOURS,
     VERMILION,
-    mel,
+    draw_logmel,
     new_figure,
     note_range,
-    set_mel_axis,
     set_note_axis,
     velocity_range,
 )
@@ -127,10 +126,9 @@ def _draw_row(figure: SubFigure, recording: Transcribed, notes: dict, begin: flo
     probs = recording.onset_probs[:, frames]
     likely_velocities = np.ma.masked_where(probs < LEAST_PROB, MAX_VELOCITY * recording.velocities[:, frames])
 
-    low, high = map(mel, recording.mel_range_hz)
-    image = _draw_map(spectrum, recording.logmel[:, frames], (*times, low, high), "level (dB)")
-    highest_db = recording.logmel.max()
-    image.set(cmap="magma", clim=(highest_db - TOP_DB, highest_db))
+    floor_db = recording.logmel.max() - TOP_DB
+    image = draw_logmel(spectrum, recording.logmel[:, frames], times, recording.mel_range_hz, floor_db)
+    _add_scale(image, "level (dB)")
     image = _draw_map(onsets, probs, (*times, *keys), "onset\nprobability")
     image.set(cmap="Greys", clim=(0, 1))
     image = _draw_map(velocities, likely_velocities, (*times, *keys), f"velocity\n(prob. ≥ {LEAST_PROB:g})")
@@ -138,7 +136,6 @@ def _draw_row(figure: SubFigure, recording: Transcribed, notes: dict, begin: flo
     image.set(cmap=VELOCITY_COLOURS, clim=velocity_range(all_likely))
     _draw_events(events, notes, recording.reference, begin, end)
 
-    set_mel_axis(spectrum)
     for axes in panels[1:]:
         set_note_axis(axes, *note_range(np.concatenate([recording.reference[:, 2], recording.estimate[:, 1]])))
         axes.grid(axis="y", color=LIGHT)
@@ -149,8 +146,12 @@ def _draw_row(figure: SubFigure, recording: Transcribed, notes: dict, begin: flo
 
 def _draw_map(axes: Axes, values: np.ndarray, extent: tuple, label: str) -> AxesImage:
     image = axes.imshow(values, origin="lower", aspect="auto", interpolation="nearest", extent=extent)
-    axes.figure.colorbar(image, ax=axes, label=label, fraction=0.02, pad=0.01)
+    _add_scale(image, label)
     return image
+
+
+def _add_scale(image: AxesImage, label: str) -> None:
+    image.figure.colorbar(image, ax=image.axes, label=label, fraction=0.02, pad=0.01)
 
 
 def _draw_truth(axes: Axes, reference: np.ndarray) -> None:

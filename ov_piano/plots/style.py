@@ -16,8 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
-from ov_piano.constants import HIGHEST_NOTE, LOWEST_NOTE
+from ov_piano.constants import HIGHEST_NOTE, LOWEST_NOTE, TOP_DB
 from ov_piano.machine.atomic import atomic_write
 from ov_piano.transcription.events import MAX_VELOCITY
 
@@ -82,6 +83,22 @@ def set_mel_axis(axes: Axes) -> None:
     """Labels in Hz for a y axis in `mel`."""
     axes.set_yticks([mel(hz) for hz in TICKS_HZ], [f"{hz}" for hz in TICKS_HZ])
     axes.set_ylabel("frequency (Hz)")
+
+
+def draw_logmel(
+    axes: Axes, logmel: np.ndarray, times: tuple[float, float], mel_range_hz: tuple[float, float], floor_db: float
+) -> AxesImage:
+    """Draw a log-mel (mels, t) in dB, from ``floor_db`` up; ``times``: begin and end in seconds."""
+    image = axes.imshow(
+        logmel,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        clim=(floor_db, floor_db + TOP_DB),
+        extent=(*times, *map(mel, mel_range_hz)),
+    )
+    set_mel_axis(axes)
+    return image
 
 
 def mel(hz: float) -> float:

@@ -7,15 +7,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from torch.nn.functional import adaptive_max_pool1d
 
-from ov_piano.constants import FRAME_SECS, TOP_DB
+from ov_piano.constants import FRAME_SECS
 from ov_piano.plots.style import (
     VELOCITY_COLOURS,
-    mel,
+    draw_logmel,
     new_figure,
     note_range,
-    set_mel_axis,
     set_note_axis,
     velocity_range,
 )
@@ -40,7 +40,7 @@ def plot_transcription(logmel: SpooledLogMel, events: pd.DataFrame, note_secs: f
     for row in range(rows):
         begin, end = row * row_secs, (row + 1) * row_secs
         spectrum, roll = axes[2 * row], axes[2 * row + 1]
-        image = _draw_logmel(spectrum, logmel, begin, end)
+        image = _draw_spooled(spectrum, logmel, begin, end)
         lines = _draw_notes(roll, notes[(notes[:, 0] < end) & (notes[:, 1] > begin)], colours)
         set_note_axis(roll, *note_range(notes[:, 2]))
         for part, mapped, label in ((spectrum, image, "level (dB)"), (roll, lines, "velocity")):
@@ -52,22 +52,13 @@ def plot_transcription(logmel: SpooledLogMel, events: pd.DataFrame, note_secs: f
     return figure
 
 
-def _draw_logmel(axes: Axes, logmel: SpooledLogMel, begin_secs: float, end_secs: float):
+def _draw_spooled(axes: Axes, logmel: SpooledLogMel, begin_secs: float, end_secs: float) -> AxesImage:
     begin, end = round(begin_secs / FRAME_SECS), min(round(end_secs / FRAME_SECS), logmel.frames)
     levels = logmel.read(begin, end)  # (mels, t)
     if levels.shape[1] > COLUMNS:
         levels = adaptive_max_pool1d(levels, COLUMNS)
-    image = axes.imshow(
-        levels.numpy(),
-        origin="lower",
-        aspect="auto",
-        cmap="magma",
-        vmin=logmel.floor_db,
-        vmax=logmel.floor_db + TOP_DB,
-        extent=(begin * FRAME_SECS, end * FRAME_SECS, mel(logmel.settings.fmin), mel(logmel.settings.fmax)),
-    )
-    set_mel_axis(axes)
-    return image
+    times, settings = (begin * FRAME_SECS, end * FRAME_SECS), logmel.settings
+    return draw_logmel(axes, levels.numpy(), times, (settings.fmin, settings.fmax), logmel.floor_db)
 
 
 def _draw_notes(axes: Axes, notes: np.ndarray, colours: tuple[float, float]) -> LineCollection:

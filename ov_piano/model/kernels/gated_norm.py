@@ -123,7 +123,7 @@ class _NormLeakyRelu(Function):
         gradient = gradient.contiguous()
         bins, weight, bias = _outer_backward(x, gradient, channels, ctx.statistics, ctx.slope, gated=False)
         x_gradient = torch.empty_like(x)
-        _run(_Pass.GRADIENT, x, channels, bins, ctx.slope, gradient=gradient, out=x_gradient, gated=False)
+        _run_pass(_Pass.GRADIENT, x, channels, bins, ctx.slope, gradient=gradient, out=x_gradient, gated=False)
         return x_gradient, weight, bias, None, None
 
 
@@ -133,7 +133,7 @@ class _GatedNormLeakyRelu(Function):
     def forward(ctx, maps, gates, inner_weight, inner_bias, weight, bias, inner_norms, norm, slope):
         maps = maps.contiguous()
         b, c = gates.shape
-        sums = _run(
+        sums = _run_pass(
             _Pass.SUMS_OF_Z, maps, _channel_table(b, 2 * c), _bin_table(2 * c, maps.shape[2]), slope, gated=False
         )
         sums, squares = sums.sum(dim=(0, 2), dtype=torch.double)[:, :2].T
@@ -156,7 +156,7 @@ class _GatedNormLeakyRelu(Function):
         gradient = gradient.contiguous()
         channels[..., _Channel.MEAN_GRADIENT] = mean_gradient / maps[0, 0].numel()
         bins, weight, bias = _outer_backward(maps, gradient, channels, ctx.statistics, ctx.slope, gated=True)
-        sums = _run(_Pass.SUMS_OF_DZ, maps, channels, bins, ctx.slope, gradient=gradient).sum(dim=2)  # (b, c, 4)
+        sums = _run_pass(_Pass.SUMS_OF_DZ, maps, channels, bins, ctx.slope, gradient=gradient).sum(dim=2)  # (b, c, 4)
         context, context_products, skip, skip_products = sums.unbind(dim=2)
         scale, shift = channels[..., _Channel.SCALE], channels[..., _Channel.SHIFT]
         gates_gradient = scale * context_products + shift * context
@@ -167,7 +167,7 @@ class _GatedNormLeakyRelu(Function):
         channels[..., _Channel.Q], channels[..., _Channel.SKIP_Q] = q.chunk(2)
         channels[..., _Channel.R], channels[..., _Channel.SKIP_R] = r.chunk(2)
         maps_gradient = torch.empty_like(maps)
-        _run(_Pass.GRADIENT, maps, channels, bins, ctx.slope, gradient=gradient, out=maps_gradient)
+        _run_pass(_Pass.GRADIENT, maps, channels, bins, ctx.slope, gradient=gradient, out=maps_gradient)
         return maps_gradient, gates_gradient, inner_weight, inner_sums, weight, bias, None, None, None
 
 
@@ -175,14 +175,16 @@ def _normalise(maps, channels, weight, bias, norm, slope, gated) -> tuple[Tensor
     """Output after norm and leaky ReLU, its mean (b, c), and the norm's statistics."""
     b, c = channels.shape[:2]
     _, _, f, t = maps.shape
-    sums = _run(_Pass.SUMS_OF_Z, maps, channels, _bin_table(c, f), slope, gated=gated).sum(dim=0, dtype=torch.double)
+    sums = _run_pass(_Pass.SUMS_OF_Z, maps, channels, _bin_table(c, f), slope, gated=gated).sum(
+        dim=0, dtype=torch.double
+    )
     if norm.num_features == c:
         sums = sums.sum(dim=1)
     statistics = _Norm.of(sums[..., 0], sums[..., 1], b * c * f * t // norm.num_features, weight, bias, [norm])
     bins = _bin_table(c, f)
     bins[..., _Bin.SCALE], bins[..., _Bin.SHIFT] = _to_bins(statistics.scale), _to_bins(statistics.shift)
     out = maps.new_empty(b, c, f, t)
-    out_sums = _run(_Pass.OUT, maps, channels, bins, slope, out=out, gated=gated)
+    out_sums = _run_pass(_Pass.OUT, maps, channels, bins, slope, out=out, gated=gated)
     return out, out_sums[..., 0].sum(dim=2) / (f * t), statistics
 
 
@@ -190,7 +192,9 @@ def _outer_backward(maps, gradient, channels, statistics, slope, gated) -> tuple
     """The bin table for the gradient of the norm's input, and the gradients of its weight and bias."""
     bins = _bin_table(channels.shape[1], maps.shape[2])
     bins[..., _Bin.SCALE], bins[..., _Bin.SHIFT] = _to_bins(statistics.scale), _to_bins(statistics.shift)
-    sums = _run(_Pass.SUMS_OF_DU, maps, channels, bins, slope, gradient=gradient, gated=gated).sum(dim=0)  # (c, f, 4)
+    sums = _run_pass(_Pass.SUMS_OF_DU, maps, channels, bins, slope, gradient=gradient, gated=gated).sum(
+        dim=0
+    )  # (c, f, 4)
     if statistics.scale.ndim == 1:
         sums = sums.sum(dim=1)
     weight, q, r = statistics.backward(sums[..., 0], sums[..., 1])
@@ -211,7 +215,7 @@ def _bin_table(c: int, f: int) -> Tensor:
     return torch.zeros(c, f, len(_Bin))
 
 
-def _run(which, maps, channels, bins, slope, gradient=None, out=None, gated=True) -> Tensor:
+def _run_pass(which, maps, channels, bins, slope, gradient=None, out=None, gated=True) -> Tensor:
     """Run one pass; returns the sums over time, (b, c, f, 4)."""
     b, c = channels.shape[:2]
     _, _, f, t = maps.shape
