@@ -1,7 +1,9 @@
-"""The same random numbers in each run; toy datasets in the published layouts (do not write into them: copy first)."""
+"""Random seeds, a check for leftover processes, and toy datasets in the published layouts (copy before writing)."""
 
 import csv
+import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import mido
@@ -10,6 +12,8 @@ import pytest
 import soundfile as sf
 import torch
 from hypothesis import HealthCheck, settings
+
+from tests.processes import MARK, leftovers
 
 TICKS_PER_SEC = 1000  # 500 ticks a beat at the default 120 beats a minute
 COLUMNS = ["canonical_composer", "canonical_title", "split", "year", "midi_filename", "audio_filename", "duration"]
@@ -35,14 +39,23 @@ settings.load_profile("tests")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs that a shell puts into the background ignore Ctrl-C
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_leftovers() -> Iterator[None]:
+    """Fail if a process that a test started is still running after the last test (of this pytest-xdist worker)."""
+    os.environ[MARK] = f"{os.getpid()}"
+    yield
+    left = leftovers(patience_secs=10)
+    assert not left, f"tests left processes running: {left}"
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    """A test draws the same numbers, whichever ran before."""
+    """Make random numbers independent of the order of the tests."""
     torch.manual_seed(0)
 
 
 def random_notes(rng: np.random.Generator, seconds: float) -> list[tuple[float, float, int, int]]:
-    """About four notes a second without overlap on one key: onset s, offset s, MIDI note, velocity."""
+    """About four notes per second that do not overlap on a key: onset s, offset s, MIDI note, velocity."""
     notes, free_at = [], {}
     for onset in np.sort(rng.uniform(0.1, seconds - 0.6, round(4 * seconds))):
         note, velocity = int(rng.integers(40, 85)), int(rng.integers(20, 120))
@@ -91,7 +104,7 @@ def write_wave(path: Path, notes: list, seconds: float, *, rate: int = 44100, ch
 
 
 def write_toy_maestro(root: Path, seed: int = 0) -> Path:
-    """Eight recordings of 3 to 6 s in three splits, 44.1 kHz stereo and 16 kHz mono by turns."""
+    """Eight recordings of 3 to 6 s in three splits, alternately 44.1 kHz stereo and 16 kHz mono."""
     rng, rows = np.random.default_rng(seed), []
     for split, (year, count) in TOY_SPLITS.items():
         for index in range(count):
