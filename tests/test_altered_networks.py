@@ -94,7 +94,7 @@ def check_equal(model: nn.Module, is_fast: bool) -> None:
     ],
     ids=str,
 )
-def test_other_constants(network, monkeypatch, settings, is_fast):
+def test_other_constants_give_equal_results(network, monkeypatch, settings, is_fast):
     branches = len(settings.get("STEM_KERNELS", [1] * 5))
     defaults = {
         "STEM_CHANNELS": 4 * branches,
@@ -190,7 +190,7 @@ def test_altered_layers_are_left_to_pytorch(network, alteration, caplog):
 
 
 @pytest.mark.parametrize("alteration", KNOWN)
-def test_what_the_kernels_know_they_compute(network, alteration):
+def test_supported_alterations_run_on_the_kernels(network, alteration):
     model = build(network)
     KNOWN[alteration](model)
     check_equal(model, is_fast=True)

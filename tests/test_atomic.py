@@ -104,7 +104,7 @@ def test_a_lock_admits_one_process_and_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_file_systems_that_cannot_lock_admit_everybody(tmp_path, monkeypatch):
+def test_a_lock_has_no_effect_on_file_systems_without_locks(tmp_path, monkeypatch):
     def not_here(_):
         raise NotImplementedError
 

@@ -64,7 +64,7 @@ def test_logmel_of_single_samples_equals_that_of_blocks():
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_columns_come_as_soon_as_their_samples_are_there(rate):
+def test_columns_are_returned_as_soon_as_possible(rate):
     stream, wave = StreamLogMel(LogMel(), rate, 2), noise(rate)
     needed = 384 * 5 + 1024  # samples at 16 kHz up to the end of the window of column 5
     late = int(needed * rate / 16_000 + 10 * max(1, rate / 16_000))  # and those that the resampling filter looks at

@@ -18,7 +18,7 @@ def batch(b: int = 400, mels: int = 250, t: int = 3) -> tuple[torch.Tensor, torc
     return 10 * torch.randn(b, mels, t) - 40, torch.randint(0, 128, (b, 88, t)).float()
 
 
-def test_without_variations_nothing_changes_and_nothing_is_drawn():
+def test_without_augmentation_batch_and_generator_are_unchanged():
     logmel, keys = batch(2)
     before = torch.get_rng_state()
     varied, varied_keys = Augmentation()(logmel, keys)
@@ -28,7 +28,7 @@ def test_without_variations_nothing_changes_and_nothing_is_drawn():
 
 
 @pytest.mark.parametrize("name", VARIATIONS)
-def test_each_variation_repeats_with_the_seed_and_changes_without(name):
+def test_each_augmentation_is_random_and_repeats_with_the_seed(name):
     logmel, keys = batch(20)
     results = []
     for seed in (1, 1, 2):

@@ -13,7 +13,7 @@ def two_norms():
     return nn.Sequential(nn.BatchNorm2d(3, momentum=0.85), nn.Dropout(0.5), nn.BatchNorm2d(3, momentum=0.85)).eval()
 
 
-def test_every_batch_counts_the_same():
+def test_all_batches_have_equal_weight():
     model, batches = two_norms(), [torch.randn(4, 3, 5, 7) * scale + scale for scale in (1.0, 2.0, 5.0)]
     reestimate_statistics(model, iter(batches))
     means = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in batches])

@@ -33,7 +33,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         "ov_piano/transcribe.py",
     ],
 )
-def test_each_command_sets_the_waiting_before_torch_is_imported(command):
+def test_each_command_configures_openmp_before_importing_torch(command):
     env = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run(
         [sys.executable, "-c", AT_IMPORT_OF_TORCH, command],

@@ -114,7 +114,7 @@ def test_the_copy_is_made_on_file_systems_that_cannot_lock(stores, monkeypatch):
     assert open_frame_cache(stores).is_made_from(stores)
 
 
-def test_its_size_is_announced_before_it_is_written(stores, monkeypatch, caplog):
+def test_the_size_of_the_copy_is_logged_before_it_is_written(stores, monkeypatch, caplog):
     def write(cache, pair, file):
         assert f"writing 0.0 GB to {cache.path} (FRAME_CACHE=false disables it)" in caplog.text
         raise OSError("asserted")
@@ -135,7 +135,7 @@ def test_a_failed_copy_leaves_nothing_behind(stores, monkeypatch):
     assert sorted(stores.mel.path.parent.iterdir()) == sorted([stores.mel.path, stores.roll.path])
 
 
-def test_without_room_on_the_disk_training_goes_on(stores, monkeypatch, caplog):
+def test_training_continues_without_the_copy_on_a_full_disk(stores, monkeypatch, caplog):
     usage = shutil.disk_usage(stores.mel.path.parent)._replace(free=20_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with caplog.at_level(logging.WARNING):
@@ -150,7 +150,7 @@ def test_training_reads_the_stores_if_the_copy_cannot_be_opened(stores, caplog):
     assert "training reads the HDF5 files directly: " in caplog.text
 
 
-def test_rolls_that_are_no_velocities_are_refused(stores):
+def test_rolls_with_invalid_velocities_are_refused(stores):
     with h5py.File(stores.roll.path, "r+") as file:
         file["data"][60, 5] = 64.5
     with pytest.raises(InputError, match="onset rows: expected whole numbers from 0 to 127"):
@@ -164,7 +164,7 @@ def test_a_store_that_cannot_be_read_is_left_to_the_dataset(stores, caplog):
 
 
 @pytest.mark.parametrize("loss", ["deleted", "cut short"])
-def test_the_stores_are_read_where_the_copy_is_lost_under_way(stores, loss, caplog):
+def test_reading_falls_back_to_the_stores_if_the_copy_is_lost(stores, loss, caplog):
     direct = ChunkDataset(stores, [0, 3], 20, 7)
     dataset = ChunkDataset(stores, [0, 3], 20, 7, open_frame_cache(stores))
     path = dataset.cache.path

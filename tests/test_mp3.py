@@ -75,7 +75,7 @@ def test_truncated_files_are_refused(tmp_path):
         audio_info(path)
 
 
-def test_the_same_bytes_in_any_portions(tmp_path):
+def test_reads_of_any_size_return_the_same_bytes(tmp_path):
     path = tmp_path / "bare.mp3"
     path.write_bytes(without_header(encode(path)) + ID3_V1)
     view = repaired(path, 0)

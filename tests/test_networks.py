@@ -91,7 +91,7 @@ def test_outputs_equal_the_golden_ones(published, model, logmel):
     np.testing.assert_allclose(velocities, golden["velocity"], atol=1e-3, rtol=0)
 
 
-def test_the_file_says_which_network_it_is(published, model, tmp_path):
+def test_snapshots_are_loaded_into_their_network(published, model, tmp_path):
     path = tmp_path / "snapshot.torch"
     torch.save(model.state_dict(), path)
     loaded = load_network(path, leaky_relu_slope=0.3)
@@ -102,7 +102,7 @@ def test_the_file_says_which_network_it_is(published, model, tmp_path):
     assert all(torch.equal(x, model.state_dict()[name]) for name, x in loaded.state_dict().items())
 
 
-def test_the_file_says_how_many_mel_bands_it_needs(published, tmp_path):
+def test_the_number_of_mel_bands_is_read_from_the_snapshot(published, tmp_path):
     save_snapshot(published.network(in_bins=100, init=False), tmp_path / "snapshot.torch")
     assert load_network(tmp_path / "snapshot.torch").in_bins == 100
 

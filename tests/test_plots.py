@@ -44,7 +44,7 @@ def read(output) -> History:
     return history
 
 
-def test_a_resumed_run_replaces_the_steps_it_takes_again(tmp_path):
+def test_a_resumed_run_replaces_the_steps_it_repeats(tmp_path):
     first = [step_record(s, s / 10) for s in (1, 2)] + [xv_record(2, 0.5)]
     lost = [step_record(3, 0.3), step_record(4, 0.4), xv_record(4, 0.9)]
     write_log(tmp_path, "2026_01_01", first + lost, end='{"time": 0.0, "step": 5, "onset_lo')

@@ -97,7 +97,7 @@ def test_synchronised_norm_equals_the_norm_of_the_whole_batch(tmp_path):
     torch.testing.assert_close(state["0.running_var"], norm.running_var)
 
 
-def test_one_process_shares_with_nobody():
+def test_a_single_process_keeps_everything():
     processes = Processes(select_device("cpu"))
     assert processes.share([1, 2, 3]) == [1, 2, 3]
     assert processes.collect([1, 2, 3]) == [1, 2, 3]

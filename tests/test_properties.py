@@ -113,7 +113,7 @@ def test_recordings_of_any_length_and_name_read_back(tmp_path_factory, recording
 
 
 @given(st.integers(0, 50), st.integers(1, 120), st.integers(1, 60), st.floats(0.01, 1.5))
-def test_chunks_cover_every_frame_alike(begin, frames, length, share):
+def test_chunks_cover_every_frame_equally_often(begin, frames, length, share):
     """From the first frame to the begin of the chunk after the last, a stride before the end."""
     stride = max(1, int(length * share))
     begins, ends, padding = chunk_bounds(begin, begin + frames, length, stride)

@@ -98,7 +98,7 @@ def test_batches_end_with_the_last_epoch_or_at_the_last_step(tmp_path):
     assert train(trainer, epochs=2) == []
 
 
-def test_validation_concerns_a_copy_and_the_step_it_follows(tmp_path):
+def test_validation_uses_a_copy_and_marks_its_step(tmp_path):
     trainer = new_trainer(tmp_path)
     train(trainer, epochs=1)
     assert not trainer.is_validated
