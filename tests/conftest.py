@@ -44,7 +44,7 @@ def no_leftovers() -> Iterator[None]:
     """Fail if a process that a test started is still running after the last test (of this pytest-xdist worker)."""
     os.environ[MARK] = f"{os.getpid()}"
     yield
-    left = leftovers(patience_secs=10)
+    left = leftovers(patience_secs=60)
     assert not left, f"tests left processes running: {left}"
 
 
