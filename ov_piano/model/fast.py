@@ -117,7 +117,7 @@ LocalFunction = Callable[[Tensor], Tensor]  # depends on at most HALO frames to 
 def _run(prepared: Sequence[incremental.Step], x: Tensor) -> Tensor:
     mean = None
     for step in prepared:
-        x, mean = step.run(x, mean)
+        x, mean = step.run(x, mean, 0)
     return x
 
 
@@ -149,10 +149,10 @@ def _prepare(steps: list[Step], dtype: torch.dtype) -> list[incremental.Step]:
 def _in_pieces(local: list[LocalFunction], frames: int) -> incremental.Step:
     """Apply all functions to one piece at a time, so that it stays in the cache; ``frames``: their total reach."""
 
-    def run(x: Tensor, mean: Tensor | None) -> tuple[Tensor, None]:
+    def run(x: Tensor, mean: Tensor | None, lead: int) -> tuple[Tensor, None]:
         t = x.shape[-1]
         pieces = []
-        for begin in range(0, t, PIECE):
+        for begin in range(lead, t, PIECE):
             end, low = min(begin + PIECE, t), max(0, begin - HALO)
             piece = x[..., low : end + HALO]
             for local_function in local:
@@ -184,10 +184,10 @@ def _context_aware(step: ContextAware) -> incremental.Step:
     packed, gates = sparse_conv.forward_weights(branches, weights), deepcopy(step.module.se.fc).eval()
     scales, slope = _bin_table(step.norm, len(scale) // 2), step.slope
 
-    def run(x: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor]:
+    def run(x: Tensor, mean: Tensor | None, lead: int) -> tuple[Tensor, Tensor]:
         mean = x.mean(dim=(2, 3)) if mean is None else mean
         bins = scales.expand(-1, x.shape[2], -1)
-        return sparse_conv.convolve_and_finish(x, plan, packed, shifts, gates(mean), bins, slope)
+        return sparse_conv.convolve_and_finish(x, plan, packed, shifts, gates(mean), bins, slope, lead)
 
     return incremental.Step(run, reach(step.module), gated=True)
 
@@ -198,9 +198,9 @@ def _small_conv(step: SmallConv) -> incremental.Step:
     packed = sparse_conv.forward_weights(branches, step.weights)
     scales, no_shifts = _bin_table(step.norm, conv.out_channels), torch.zeros(conv.out_channels)
 
-    def run(x: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor]:
+    def run(x: Tensor, mean: Tensor | None, lead: int) -> tuple[Tensor, Tensor]:
         bins = scales.expand(-1, x.shape[2], -1)
-        return sparse_conv.convolve_and_finish(x, plan, packed, no_shifts, None, bins, slope)
+        return sparse_conv.convolve_and_finish(x, plan, packed, no_shifts, None, bins, slope, lead)
 
     return incremental.Step(run, reach(conv))
 

@@ -21,13 +21,15 @@ GATE_FRAMES = 2000  # 48 s
 
 
 class Step(NamedTuple):
-    """One or more layers: ``run(x, mean) -> (y, mean of y or None)``; x and y have the same number of frames.
+    """One or more layers: ``run(x, mean, lead) -> (y, mean of y or None)``.
+
+    The first ``lead`` frames of x are only context: y starts with the frame after them.
 
     :param reach: frames to either side that an output depends on
     :param gated: whether ``run`` needs ``mean`` (b, c), the input's mean over frequency and time
     """
 
-    run: Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
+    run: Callable[[Tensor, Tensor | None, int], tuple[Tensor, Tensor | None]]
     reach: int
     gated: bool = False
 
@@ -49,11 +51,11 @@ def plain_parts(model: OnsetVelocityBase) -> Parts:
 
 def _plain_step(layer: nn.Module) -> Step:
     if not isinstance(layer, ContextAwareModule):
-        return Step(lambda x, _: (layer(x.clone()), None), reach(layer))
+        return Step(lambda x, _, lead: (layer(x.clone())[..., lead:], None), reach(layer))
 
-    def run(x: Tensor, mean: Tensor) -> tuple[Tensor, None]:
+    def run(x: Tensor, mean: Tensor, lead: int) -> tuple[Tensor, None]:
         context = torch.cat([hdc(x) for hdc in layer.hdcs], dim=1)
-        return torch.addcmul(layer.skip(x), layer.se.fc(mean)[:, :, None, None], context), None
+        return torch.addcmul(layer.skip(x), layer.se.fc(mean)[:, :, None, None], context)[..., lead:], None
 
     return Step(run, reach(layer), gated=True)
 
@@ -98,17 +100,15 @@ class _Memory:
         """(b, c, f, t) -> output for the same frames; the first ``settled`` of them are final."""
         for i, (run, frames, _) in enumerate(self._steps):
             mean = self._means[i] and self._means[i](x, settled)
-            if not frames:
-                x = run(x, mean)[0]
-                continue
             known = 0
-            if self._before[i] is not None:
-                known = self._before[i].shape[3]
-                x = torch.cat([self._before[i], x], dim=3)
-            if settled:
-                end = known + settled
-                self._before[i] = x[..., max(0, end - frames) : end].clone()
-            x = run(x, mean)[0][..., known:]
+            if frames:
+                if self._before[i] is not None:
+                    known = self._before[i].shape[3]
+                    x = torch.cat([self._before[i], x], dim=3)
+                if settled:
+                    end = known + settled
+                    self._before[i] = x[..., max(0, end - frames) : end].clone()
+            x = run(x, mean, known)[0]
         return x
 
 

@@ -45,10 +45,13 @@ template <> struct Rows<true> {
     static constexpr float to_out(int n, int p) { return TO_OUT[n][p]; }
 };
 
-struct Tensor {  // (b, channels, f, t), and how many frames to read around a tile
+struct Tensor {  // (b, channels, f, t)
     float* data;
-    int b, channels, f, t, halo;
-    int width() const { return whole_vectors(std::min(FRAMES, t) + 2 * halo); }
+    int b, channels, f, t;
+    int halo;  // frames to read around a tile
+    int lead;  // frames at the start that are only read, as context of the others
+    int frames() const { return t - lead; }
+    int width() const { return whole_vectors(std::min(FRAMES, frames()) + 2 * halo); }
     float* row(int b, int channel, int f) const { return data + ((size_t(b) * channels + channel) * this->f + f) * t; }
 };
 
@@ -66,7 +69,7 @@ struct Epilogue {  // gates, norm and leaky ReLU after the convolution; out then
     float* sums;  // (b, c, f): sums of out over time are added to it
 };
 
-struct Tile {  // GROUPS groups of OUT rows from f, `frames` frames from t
+struct Tile {  // GROUPS groups of OUT rows from f, `frames` frames from t, counted after the lead
     int b, f, t, frames;
 };
 
@@ -74,14 +77,14 @@ template <bool W> static std::vector<Tile> tiles_of(const Tensor& x) {
     std::vector<Tile> tiles;
     for (int b = 0; b < x.b; b++)
         for (int f = 0; f < x.f; f += Rows<W>::OUT * Rows<W>::GROUPS)
-            for (int t = 0; t < x.t; t += FRAMES) tiles.push_back({b, f, t, std::min(FRAMES, x.t - t)});
+            for (int t = 0; t < x.frames(); t += FRAMES) tiles.push_back({b, f, t, std::min(FRAMES, x.frames() - t)});
     return tiles;
 }
 
 // Copy a row of x into `to` (x.width()), zero outside of x.
 static void load_row(const Tensor& x, int channel, int f, const Tile& tile, float* to) {
-    const int before = std::max(0, x.halo - tile.t);  // frames before the first
-    const int begin = tile.t - x.halo + before, end = std::min(x.t, tile.t + tile.frames + x.halo);
+    const int first = x.lead + tile.t - x.halo, before = std::max(0, -first);  // frames before x begins
+    const int begin = first + before, end = std::min(x.t, first + tile.frames + 2 * x.halo);
     const int frames = f >= 0 && f < x.f ? end - begin : 0;
     std::fill(to, to + before, 0.f);
     if (frames) std::memcpy(to + before, x.row(tile.b, channel, f) + begin, frames * sizeof(float));

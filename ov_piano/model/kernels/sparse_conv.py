@@ -194,7 +194,10 @@ def backward_weights(branches: Sequence[Branch], weights: Sequence[Tensor]) -> T
 
 
 class _Tensor(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), *((name, ctypes.c_int) for name in ("b", "channels", "f", "t", "halo"))]
+    _fields_ = [
+        ("data", ctypes.c_void_p),
+        *((name, ctypes.c_int) for name in ("b", "channels", "f", "t", "halo", "lead")),
+    ]
 
 
 class _Plan(ctypes.Structure):
@@ -219,7 +222,14 @@ def convolve(x: Tensor, plan: Plan, weights: Tensor) -> Tensor:
 
 
 def convolve_and_finish(
-    x: Tensor, plan: Plan, weights: Tensor, shifts: Tensor, gates: Tensor | None, scales: Tensor, slope: float
+    x: Tensor,
+    plan: Plan,
+    weights: Tensor,
+    shifts: Tensor,
+    gates: Tensor | None,
+    scales: Tensor,
+    slope: float,
+    lead: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """:func:`convolve`, then gates, norm and leaky ReLU; returns the output and its mean (b, c) over f and t.
 
@@ -228,10 +238,12 @@ def convolve_and_finish(
     :param shifts: (channels of the convolution,) to be added
     :param gates: (b, c) for ``z = relu(skip) + gates * relu(context)``, or None
     :param scales: (c, f, 2) for ``leaky_relu(scale * z + shift)``
+    :param lead: frames at the start of ``x`` without output, context of the others
     """
     x, weights, shifts, scales = (tensor.contiguous() for tensor in (x, weights, shifts, scales))
     gates = None if gates is None else gates.contiguous()
     b, _, f, t = x.shape
+    t -= lead
     out = x.new_empty(b, len(scales), f, t)
     sums = x.new_zeros(b, len(scales), f)
     pointers = (None if tensor is None else tensor.data_ptr() for tensor in (shifts, gates, scales))
@@ -257,10 +269,11 @@ def _run(function: str, plan: Plan, x: Tensor, y: Tensor, weights: Tensor, outpu
     for tensor in (x, y, weights):
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             raise TypeError(f"{function}: expected float32 on the CPU, found {tensor.dtype} on {tensor.device}")
-    tensors = [ctypes.byref(_Tensor(z.data_ptr(), *z.shape, halo)) for z, halo in ((x, plan.halo), (y, 0))]
+    lead = x.shape[3] - y.shape[3]
+    tensors = [_Tensor(x.data_ptr(), *x.shape, plan.halo, lead), _Tensor(y.data_ptr(), *y.shape, 0, 0)]
     tables = ctypes.byref(_Plan(plan.terms.data_ptr(), plan.begins.data_ptr(), plan.blocks))
     sizes = (outputs, int(plan.winograd))
-    if getattr(library(SOURCE), function)(*tensors, pointer(weights), tables, *sizes, *more) != 0:
+    if getattr(library(SOURCE), function)(*map(ctypes.byref, tensors), pointer(weights), tables, *sizes, *more) != 0:
         kind = "with" if plan.winograd else "without"
         raise RuntimeError(
             f"{function}: no kernel for {outputs} outputs {kind} points and a halo of {plan.halo} frames"
