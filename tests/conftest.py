@@ -134,6 +134,14 @@ def write_toy_maps(root: Path, seed: int = 1) -> Path:
 
 
 @pytest.fixture(scope="session")
+def transcriber():
+    """The default snapshot on the CPU."""
+    from ov_piano.transcription.transcriber import Transcriber  # noqa: PLC0415 -- only where a test needs it
+
+    return Transcriber(device="cpu")
+
+
+@pytest.fixture(scope="session")
 def toy_maestro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Root of a tiny MAESTRO v3 tree (see `write_toy_maestro`)."""
     return write_toy_maestro(tmp_path_factory.mktemp("maestro") / "maestro-v3.0.0")

@@ -11,7 +11,6 @@ import numpy as np
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from ov_piano.constants import MELS
 from ov_piano.live.__main__ import listen
 from ov_piano.live.server import create_app, web_server
 from ov_piano.live.service import Service
@@ -62,6 +61,7 @@ def answers(client: ClientConnection) -> Iterator[str | bytes]:
 class Heard:
     """The server's messages on one stream."""
 
+    mels: int
     notes: list[tuple] = field(default_factory=list)  # (onset_secs, note, velocity, prob)
     columns: list[np.ndarray] = field(default_factory=list)  # (mels,) uint8
     progress: list[dict] = field(default_factory=list)
@@ -71,7 +71,7 @@ class Heard:
     def take(self, message: str | bytes) -> None:
         if isinstance(message, bytes):
             assert struct.unpack_from("<I", message)[0] == len(self.columns)
-            self.columns += list(np.frombuffer(message, np.uint8, offset=4).reshape(-1, MELS))
+            self.columns += list(np.frombuffer(message, np.uint8, offset=4).reshape(-1, self.mels))
             return
         message = json.loads(message)
         if message["type"] == "notes":
@@ -86,7 +86,7 @@ class Heard:
 
 def stream(site: Site, blocks: Iterable[np.ndarray | str], sample_rate: int, **settings) -> Heard:
     """Send blocks (and text messages between them) as fast as the server reads them; return all answers."""
-    heard = Heard()
+    heard = Heard(site.service.transcriber.mels)
     with site.connect() as socket:
         reader = threading.Thread(target=lambda: [heard.take(message) for message in answers(socket)])
         reader.start()

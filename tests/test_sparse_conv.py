@@ -49,6 +49,22 @@ def test_outputs_and_gradients_equal_those_of_conv2d(layer, t):
     assert max(relative_errors(*results)) < 2e-5
 
 
+@pytest.mark.parametrize("layer", ["stem", "refiner"])
+def test_frames_of_context_have_no_output_of_their_own(layer):
+    torch.manual_seed(0)
+    c_in, c, f, branches = LAYERS[layer]
+    x = torch.randn(1, c_in, f, 40)
+    weights = [torch.randn(c, c_in, branch.rows, branch.frames) for branch in branches]
+    plan, packed = sparse_conv.forward_plan(c_in, tuple(branches)), sparse_conv.forward_weights(branches, weights)
+    channels = plan.blocks * c
+    epilogue = torch.zeros(channels), None, torch.ones(channels, f, 2), 0.1
+    whole, _ = sparse_conv.convolve_and_finish(x, plan, packed, *epilogue)
+    for lead in (1, 7, 39):
+        out, mean = sparse_conv.convolve_and_finish(x, plan, packed, *epilogue, lead)
+        torch.testing.assert_close(out, whole[..., lead:])
+        torch.testing.assert_close(mean, whole[..., lead:].mean(dim=(2, 3)), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("t", [1, 4, 33, 207])
 def test_winograd_along_time_equals_conv1d(t):
     torch.manual_seed(0)

@@ -19,16 +19,10 @@ COARSE = StreamSettings(past_frames=8, hop_frames=12, look_ahead_frames=4)  # qu
 
 
 @pytest.fixture(scope="module")
-def transcriber() -> Transcriber:
-    """The shipped snapshot's transcriber."""
-    return Transcriber(device="cpu")
-
-
-@pytest.fixture(scope="module")
 def music() -> tuple[np.ndarray, int]:
-    """Six seconds of the sample and the sampling rate."""
+    """Four seconds of the sample and their rate."""
     wave, rate = sf.read(SAMPLE, dtype="float32")
-    return wave[: 6 * rate], rate
+    return wave[: 4 * rate], rate
 
 
 def stream_in_blocks(stream: StreamingTranscriber, wave: np.ndarray, rate: int, cuts: list[int]) -> list[StreamEvent]:
@@ -93,8 +87,8 @@ def test_flush_ends_and_reset_starts_again(transcriber, music):
     stream = StreamingTranscriber(transcriber, settings=COARSE)
     assert stream.flush() == []
     events = stream_in_blocks(stream, wave, rate, [rate])
-    assert stream.frames_done == 1 + 6 * rate // 384
-    assert stream.seconds_done == pytest.approx(6, abs=2 * FRAME_SECS)
+    assert stream.frames_done == 1 + 4 * rate // 384
+    assert stream.seconds_done == pytest.approx(4, abs=2 * FRAME_SECS)
     assert stream.flush() == []
     with pytest.raises(InputError, match="reset"):
         stream.feed(wave, rate)
@@ -112,7 +106,7 @@ def test_short_streams_give_no_events(transcriber, music, samples):
 
 
 def test_streams_share_a_network_in_threads(transcriber, music):
-    wave, rate = music
+    wave, rate = music[0][: 2 * music[1]], music[1]
     streams = [StreamingTranscriber(transcriber, settings=COARSE, gain_db=gain) for gain in (0, 0, -6, -6)]
     found = [None] * len(streams)
 
@@ -133,15 +127,15 @@ def test_streams_share_a_network_in_threads(transcriber, music):
 
 
 def test_memory_is_constant(transcriber):
-    """Compares the memory after a few seconds and after half a minute."""
+    """The stream holds no more after twenty seconds than after ten."""
     rate, stream = 48_000, StreamingTranscriber(transcriber, settings=StreamSettings(8, 40, 4))
     block = np.random.default_rng(0).normal(0, 0.05, rate // 4).astype(np.float32)
     sizes = []
-    for _ in range(10):
-        for _ in range(12):
+    for _ in range(8):
+        for _ in range(10):
             stream.feed(block, rate)
         sizes.append(held_bytes(stream))
-    assert max(sizes[5:]) <= 1.1 * max(sizes[:5]) < 4e6
+    assert max(sizes[4:]) <= 1.1 * max(sizes[:4]) < 4e6
 
 
 def held_bytes(root: object) -> int:
@@ -170,11 +164,11 @@ def held_bytes(root: object) -> int:
 def test_settings_can_change_while_running(transcriber, music):
     wave, rate = music
     stream = StreamingTranscriber(transcriber, settings=COARSE, threshold=1.0)
-    assert stream.feed(wave[: 3 * rate], rate) == []
+    assert stream.feed(wave[: 2 * rate], rate) == []
     stream.threshold, stream.shift = 0.5, 1.0
-    later = stream.feed(wave[3 * rate :], rate)
+    later = stream.feed(wave[2 * rate :], rate)
     assert len(later) > 5
-    assert min(event.onset_secs for event in later) > 3
+    assert min(event.onset_secs for event in later) > 2
     assert all(LOWEST_NOTE <= event.note <= 108 and 0 <= event.velocity <= 127 and event.prob >= 0.5 for event in later)
     stream.gain_db = 12
     stream.reset()

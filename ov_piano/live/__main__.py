@@ -1,6 +1,6 @@
 """Transcribe a piano live in the browser.
 
-1. Load the network from a snapshot.
+1. Reserve the port, then load the network from a snapshot.
 2. Start a web server and print its address, to open in a browser on this machine.
 3. The page sends audio (microphone, file or sample) and shows notes as they are detected.
 
@@ -54,19 +54,20 @@ def main(conf: ConfDef) -> None:
     except ModuleNotFoundError as error:
         raise InputError(f"python -m ov_piano.live needs {error.name}: pip install 'ov_piano[live]'") from None
 
-    transcriber = Transcriber(conf.SNAPSHOT_INPATH, threshold=conf.THRESHOLD, device=conf.DEVICE)
     settings = replace(DEFAULT, look_ahead_frames=conf.LOOK_AHEAD_FRAMES, hop_frames=conf.HOP_FRAMES)
     limits = Limits(streams=conf.MAX_STREAMS, stream_secs=60 * conf.MAX_MINUTES)
-    with listen(conf.HOST, conf.PORT) as listener, Service(transcriber, settings, limits, conf.WORKERS) as service:
-        service.warm_up()
-        address, port = listener.getsockname()[:2]
-        app = create_app(service, {conf.HOST, *(name.strip() for name in conf.HOST_NAMES.split(","))} - {""})
-        print(f"{transcriber.snapshot.name}: threshold {transcriber.threshold:g}")
-        print(f"open http://{url_host(address)}:{port}/ in a browser; Ctrl-C stops the server", flush=True)
-        try:
-            web_server(app).run(sockets=[listener])
-        except KeyboardInterrupt:
-            print("stopped")
+    names = {conf.HOST, *(name.strip() for name in conf.HOST_NAMES.split(","))} - {""}
+    with listen(conf.HOST, conf.PORT) as listener:
+        transcriber = Transcriber(conf.SNAPSHOT_INPATH, threshold=conf.THRESHOLD, device=conf.DEVICE)
+        with Service(transcriber, settings, limits, conf.WORKERS) as service:
+            service.warm_up()
+            address, port = listener.getsockname()[:2]
+            print(f"{transcriber.snapshot.name}: threshold {transcriber.threshold:g}")
+            print(f"open http://{url_host(address)}:{port}/ in a browser; Ctrl-C stops the server", flush=True)
+            try:
+                web_server(create_app(service, names)).run(sockets=[listener])
+            except KeyboardInterrupt:
+                print("stopped")
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,7 +1,7 @@
 // The page's data flow: sound -> blocks -> transcription -> notes -> take, piano roll, keyboard, MIDI out.
 
 import { Capture } from "./capture.js";
-import { colours, onColours } from "./colours.js";
+import { Display } from "./display.js";
 import { save, toCsv, toMidi } from "./files.js";
 import { Keyboard } from "./keyboard.js";
 import { Latency, Level } from "./meters.js";
@@ -16,7 +16,6 @@ import { Take } from "./take.js";
 import { Transcription } from "./transcription.js";
 
 const LARGEST_FILE = 300e6; // bytes; decoded, the file is several times as large
-const READINGS_MS = 250;
 
 const $ = (id) => document.getElementById(id);
 const about = await (await fetch("about")).json();
@@ -30,6 +29,7 @@ const latency = new Latency();
 const [player, synth, midiOut] = [new Player(), new Synth(), new MidiOut()];
 let name = "piano"; // file name for saving
 let undo = null; // restores the take before the current one
+let wasLost = false; // the connection to the server
 
 const capture = new Capture(
   (samples, time) => {
@@ -38,6 +38,7 @@ const capture = new Capture(
   },
   (reason) => act(() => finish(reason)),
 );
+const display = new Display({ take, roll, keyboard, capture, player, latency });
 
 const settings = connectSettings(about, (changed) => transcription.adjust(changed));
 const transcription = new Transcription(settings, about.behind_secs, {
@@ -50,24 +51,24 @@ const transcription = new Transcription(settings, about.behind_secs, {
   },
   onLogmel(start, frame, bytes) {
     spectrogram.add(start, frame, bytes);
-    show();
+    display.show();
   },
   onShare(share) {
     $("share").textContent = `${Math.round(100 * share)} % of a core`;
   },
-  onConnection(isThere) {
-    if (isThere && $("connection").className === "off") notify("");
-    $("connection").className = isThere ? "on" : "off";
-    $("connection").textContent = isThere ? "connected" : "no connection";
-    if (!isThere) notify("Lost the connection to the server. The notes so far are safe; reconnecting …", true);
+  onConnection(isConnected) {
+    if (isConnected && wasLost) display.notify("");
+    wasLost = !isConnected;
+    display.showConnection(isConnected);
+    if (!isConnected) display.notify("Lost the connection to the server. The notes so far are safe; reconnecting …", true);
   },
-  onLeftOut(seconds) {
-    notify(`Skipped ${seconds.toFixed(1)} s of sound: the server was unreachable or too slow.`, true);
+  onSkipped(seconds) {
+    display.notify(`Skipped ${seconds.toFixed(1)} s of sound: the server was unreachable or too slow.`, true);
   },
   onRefused(message) {
     act(async () => {
       await capture.stop();
-      notify(message, true);
+      display.notify(message, true);
     });
   },
 });
@@ -77,8 +78,11 @@ const transcription = new Transcription(settings, about.behind_secs, {
 let actions = Promise.resolve();
 
 function act(action) {
-  actions = actions.then(action).catch((error) => notify(error.message, true));
-  actions = actions.then(showButtons);
+  actions = actions.then(action).catch((error) => display.notify(error.message, true));
+  actions = actions.then(() => {
+    $("undo").hidden = undo === null;
+    display.showButtons();
+  });
 }
 
 async function startMicrophone() {
@@ -87,7 +91,7 @@ async function startMicrophone() {
   await capture.startMicrophone();
   if (!continues) beginTake("piano");
   transcription.begin(capture.sampleRate);
-  notify("Listening. Play!");
+  display.notify("Listening. Play!");
 }
 
 async function startRecording(title, bytes) {
@@ -96,7 +100,7 @@ async function startRecording(title, bytes) {
   beginTake(title.replace(/\.[^.]*$/, ""));
   transcription.begin(capture.sampleRate);
   await capture.startRecording(buffer);
-  notify(`${title}, ${clock(buffer.duration)}`);
+  display.notify(`${title}, ${clock(buffer.duration)}`);
 }
 
 async function openFile(file) {
@@ -134,7 +138,7 @@ async function stop() {
 
 async function finish(reason = "") {
   await stop();
-  notify(`${reason} ${take.notes.length} notes in ${clock(capture.time)}.`.trim());
+  display.notify(`${reason} ${take.notes.length} notes in ${clock(capture.time)}.`.trim());
 }
 
 async function listen() {
@@ -149,7 +153,7 @@ async function listen() {
   roll.back = 0;
   const pressAll = (...note) => [press(...note), synth.press(...note)];
   player.play(take, begin, pressAll, () => act(async () => {}));
-  show();
+  display.show();
 }
 
 /** Start an empty take; the old one can be restored with undo. */
@@ -174,64 +178,13 @@ function beginTake(newName) {
 
 function clear() {
   beginTake(name);
-  notify("");
+  display.notify("");
 }
-
-// Display
 
 function press(...note) {
   keyboard.press(...note);
   midiOut.press(...note);
-  show();
-}
-
-function notify(message, isWarning = false) {
-  $("notice").className = isWarning ? "warning" : "";
-  $("notice").firstElementChild.textContent = message;
-}
-
-const now = () => (player.isPlaying ? player.time : capture.time);
-let frame = null;
-
-/** Draw in the next animation frame, and repeat while something moves. */
-function show() {
-  frame ??= requestAnimationFrame(() => {
-    frame = null;
-    roll.draw(now());
-    keyboard.draw();
-    if (capture.state === "running" || player.isPlaying || keyboard.isPressed) show();
-  });
-}
-
-function showButtons() {
-  const { state, kind } = capture;
-  const isListening = state !== "off" && kind === "microphone";
-  $("microphone").textContent = isListening ? "Stop the microphone" : "Microphone";
-  $("microphone").setAttribute("aria-pressed", isListening);
-  $("pause").disabled = state === "off";
-  $("pause").textContent = state === "paused" ? "Resume" : "Pause";
-  $("listen").textContent = player.isPlaying ? "Stop listening" : "Listen to the notes";
-  showReadings();
-  show();
-}
-
-function showReadings() {
-  const hasNotes = take.notes.length > 0;
-  for (const id of ["listen", "clear", "save-midi", "save-csv"]) $(id).disabled = !hasNotes;
-  $("undo").hidden = undo === null;
-  $("invitation").hidden = hasNotes || capture.state !== "off";
-  $("present").hidden = roll.back === 0;
-  $("count").textContent = take.notes.length;
-  const quantiles = latency.quantiles?.map((secs) => `${secs.toFixed(2)} s`);
-  $("latency").textContent = quantiles ? `${quantiles[0]} (95 %: ${quantiles[1]})` : "–";
-}
-
-function showLegend() {
-  const context = $("legend").getContext("2d");
-  colours.velocity.forEach((colour, velocity) => {
-    context.fillStyle = colour;
-    context.fillRect(velocity, 0, 1, 12);
-  });
+  display.show();
 }
 
 // User input
@@ -274,12 +227,8 @@ document.ondrop = (event) => {
   if (file) act(() => openFile(file));
 };
 
-connectScrolling($("roll"), $("present"), roll, now, show);
-connectMidiOut(midiOut, (message) => notify(message, true));
+connectScrolling($("roll"), $("present"), roll, () => display.now, () => display.show());
+connectMidiOut(midiOut, (message) => display.notify(message, true));
 for (const { file, title } of about.samples) $("sample").add(new Option(title, file));
 $("snapshot").textContent = about.snapshot;
-onColours(() => [showLegend(), show()]);
-new ResizeObserver(show).observe($("roll"));
-setInterval(showReadings, READINGS_MS);
-showLegend();
-showButtons();
+display.showButtons();

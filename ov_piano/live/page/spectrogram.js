@@ -1,4 +1,4 @@
-// The network's log-mel input, drawn behind the notes: each band is above the key of its pitch.
+// The log-mel spectrogram that the network receives, drawn behind the notes. Bands are aligned with the keys.
 
 import { colours, onColours } from "./colours.js";
 import { pitchAt, WHITE_KEYS } from "./geometry.js";
@@ -6,19 +6,19 @@ import { pitchAt, WHITE_KEYS } from "./geometry.js";
 const WIDTH = 8 * WHITE_KEYS; // pixels per row
 const ROWS = 256; // frames per tile
 const MOST_TILES = 300; // half an hour
-const MOST_DRAWN = 12; // tiles with a cached image
-const RANGE_DB = 60; // dynamic range below the loudest so far
-const OPACITY = 0.9; // at the loudest
+const MOST_PICTURES = 12; // tiles with a cached picture
+const RANGE_DB = 60; // shown below the loudest value so far
+const OPACITY = 0.9; // of the loudest value
 
 export class Spectrogram {
-  #tiles = new Map(); // number -> {bytes, picture, drawn: rows that are up to date}
+  #tiles = new Map(); // number -> {bytes, filled: rows with data, picture, drawn: rows up to date in the picture}
   #frameSecs;
   #mels;
-  #bands; // for each pixel of a row: lower band, share of the next one
-  #loudest = 0; // byte
-  #opacities = new Uint8Array(256);
+  #bands; // for each pixel of a row: [lower band, weight of the next band]
+  #loudest = 0; // byte value
+  #opacities = new Uint8Array(256); // by byte value
 
-  /** @param about  what the server says of itself: frame_secs, mels */
+  /** Takes `frame_secs` and `mels` from the server's facts (`/about`). */
   constructor({ frame_secs, mels }) {
     this.#frameSecs = frame_secs;
     this.#mels = mels;
@@ -32,7 +32,7 @@ export class Spectrogram {
     this.#setLoudest(100);
   }
 
-  /** Columns of the stream that began at `start` seconds, from its frame number `frame` on. */
+  /** Add consecutive frames of a stream: its start in seconds, the index of the first frame, one byte per band. */
   add(start, frame, bytes) {
     const first = Math.round(start / this.#frameSecs) + frame;
     const height = this.#mels.count;
@@ -48,7 +48,7 @@ export class Spectrogram {
     }
   }
 
-  /** Draw what lies between two times; `yAt` maps seconds to pixels. */
+  /** Draw the frames between `begin` and `end` seconds; `yAt` maps seconds to pixels. */
   draw(context, width, begin, end, yAt) {
     const tileSecs = ROWS * this.#frameSecs;
     for (let number = Math.floor(begin / tileSecs); number * tileSecs < end; number++) {
@@ -73,7 +73,7 @@ export class Spectrogram {
   #paint(tile) {
     if (!tile.picture) {
       const others = [...this.#tiles.values()].filter((other) => other.picture);
-      if (others.length >= MOST_DRAWN) others[0].picture = null;
+      if (others.length >= MOST_PICTURES) others[0].picture = null;
       tile.picture = new OffscreenCanvas(WIDTH, ROWS);
       tile.drawn = 0;
     }
@@ -83,8 +83,8 @@ export class Spectrogram {
     const [red, green, blue] = colours.spectrum;
     for (let row = 0, at = 0; row < rows; row++) {
       const base = (tile.drawn + row) * this.#mels.count;
-      for (const [band, share] of this.#bands) {
-        const level = band < 0 ? 0 : tile.bytes[base + band] * (1 - share) + tile.bytes[base + band + 1] * share;
+      for (const [band, weight] of this.#bands) {
+        const level = band < 0 ? 0 : tile.bytes[base + band] * (1 - weight) + tile.bytes[base + band + 1] * weight;
         image.data[at++] = red;
         image.data[at++] = green;
         image.data[at++] = blue;
@@ -110,7 +110,7 @@ export class Spectrogram {
   }
 }
 
-/** The band of a pitch, as [lower band, share of the next]; -1 below the lowest (HTK mel scale). */
+/** A MIDI pitch between two bands (HTK mel scale): [lower band, weight of the next]; -1 if below the lowest. */
 function bandAt(pitch, { count, lowest_hz, highest_hz }) {
   const mel = (hz) => 2595 * Math.log10(1 + hz / 700);
   const hz = 440 * 2 ** ((pitch - 69) / 12);

@@ -1,22 +1,21 @@
-// One continuous stream of sound to the server, over its own WebSocket, and its notes back.
-// protocol.py describes the messages.
+// One WebSocket: continuous audio to the server, notes back. protocol.py describes the messages.
 
-const JOINT = 0.01; // seconds; blocks with smaller gaps are contiguous
+const LARGEST_GAP = 0.01; // seconds between blocks that count as continuous
 
 export class Stream {
-  state = "connecting"; // then "open", "stopping", "closed"
+  state = "connecting"; // later "open", "stopping", "closed"
   #socket;
   #rate;
-  #start = null; // time of the first sample in the take, in seconds
+  #start = null; // time of the first sample in seconds, on the clock of the take
   #sent = 0; // samples
-  #heard = 0; // seconds
-  #complete = false;
-  #refusal = null;
+  #heard = 0; // seconds that the server has processed
+  #complete = false; // all notes have arrived
+  #refusal = null; // the server's reason for closing the connection
   #handlers;
 
   /**
    * @param settings  sample_rate, threshold, gain_db, look_ahead_frames
-   * @param handlers  onOpen(), onNotes(notes), onLogmel(start, frame, bytes), onShare(of one core),
+   * @param handlers  onOpen(), onNotes(notes), onLogmel(start, frame, bytes), onShare(share of one core),
    *   onClose({complete, refusal})
    */
   constructor(settings, handlers) {
@@ -34,12 +33,12 @@ export class Stream {
     };
   }
 
-  /** Whether a block that starts at `time` follows what was sent. */
+  /** Whether a block that starts at `time` continues the audio sent so far. */
   continues(time) {
-    return this.#start === null || Math.abs(time - this.#start - this.#sent / this.#rate) < JOINT;
+    return this.#start === null || Math.abs(time - this.#start - this.#sent / this.#rate) < LARGEST_GAP;
   }
 
-  /** Seconds of sound that were sent and are not transcribed yet. */
+  /** Seconds of audio that the server has not processed yet. */
   get behind() {
     return this.#sent / this.#rate - this.#heard;
   }
@@ -54,7 +53,7 @@ export class Stream {
     if (this.state === "open") this.#say({ type: "adjust", threshold, gain_db });
   }
 
-  /** No more samples: the remaining notes come, then it closes. */
+  /** End the stream: the server sends the remaining notes, then the connection closes. */
   stop() {
     if (this.state === "open") this.#say({ type: "stop" });
     else if (this.state === "connecting") {
@@ -64,7 +63,7 @@ export class Stream {
     this.state = "stopping";
   }
 
-  /** Close at once; nothing more comes from it. */
+  /** Close at once and ignore further messages. */
   abandon() {
     this.#handlers = new Proxy({}, { get: () => () => {} });
     this.#socket.close();

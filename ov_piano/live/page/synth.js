@@ -1,4 +1,4 @@
-// A simple piano-like synthesiser to check a transcription by ear: eight harmonics, the higher ones decay faster.
+// A simple synthesiser to check a transcription by ear: eight harmonics with an exponential decay.
 
 const RELEASE_SECS = 0.12; // time constant after the note-off
 const HARMONICS = [0, 1, 0.5, 0.28, 0.17, 0.1, 0.06, 0.035, 0.02];
@@ -8,12 +8,13 @@ export class Synth {
   #out = null;
   #wave = null;
 
-  /** Must be called from a click: browsers start no sound by themselves. */
+  /** Call this from a click handler: browsers do not let pages play sound before that. */
   async start() {
     this.#context ??= this.#build();
     await this.#context.resume();
   }
 
+  /** Play a MIDI note now, with its note-off after `secs`. */
   press(note, velocity, secs) {
     const now = this.#context.currentTime;
     const hz = 440 * 2 ** ((note - 69) / 12);

@@ -1,17 +1,18 @@
-// The notes of a take, in order of onset.
+// The notes of a take, ordered by onset.
 
 export class Take {
   notes = []; // {onset_secs, end_secs, note, velocity, prob}
   #noteSecs;
-  #longest;
+  #longest; // duration in seconds
   #last = new Map(); // latest note of each key
 
-  /** @param noteSecs  how long a note lasts whose end is not known, unless its key is struck before */
+  /** @param noteSecs  duration of notes without a known end; the next onset of the same key ends them earlier */
   constructor(noteSecs) {
     this.#noteSecs = noteSecs;
     this.#longest = noteSecs;
   }
 
+  /** The end of the last note in seconds. */
   get duration() {
     return this.notes.reduce((latest, note) => Math.max(latest, note.end_secs), 0);
   }
@@ -22,7 +23,7 @@ export class Take {
     return this.notes.splice(0);
   }
 
-  /** Add notes {onset_secs, note, velocity, prob, offset_secs if known}. */
+  /** Add notes {onset_secs, note, velocity, prob} with an optional offset_secs. */
   add(notes) {
     for (const note of notes) {
       const onset = Math.max(0, note.onset_secs);
@@ -37,14 +38,14 @@ export class Take {
     }
   }
 
-  /** The notes that sound between `begin` and `end`, without a scan of all notes. */
+  /** The notes that sound between `begin` and `end`, found by binary search. */
   *between(begin, end) {
     for (let i = this.indexAt(begin - this.#longest); i < this.notes.length && this.notes[i].onset_secs <= end; i++) {
       if (this.notes[i].end_secs >= begin) yield this.notes[i];
     }
   }
 
-  /** Index of the first note whose onset is not before `secs`. */
+  /** Index of the first note with an onset at or after `secs`. */
   indexAt(secs) {
     let [low, high] = [0, this.notes.length];
     while (low < high) {

@@ -1,5 +1,5 @@
-// Blocks of samples -> notes, over one or more streams. A stream carries continuous sound; a gap, a lost connection
-// or a change of look-ahead starts a new one.
+// Blocks of samples -> notes. A stream carries continuous audio; after a gap, a lost connection or a change of the
+// look-ahead a new one begins.
 
 import { Stream } from "./stream.js";
 
@@ -10,18 +10,18 @@ export class Transcription {
   #mostBehind;
   #handlers;
   #sampleRate = 0;
-  #wanted = false; // more sound is expected
+  #active = false; // more audio is expected
   #stream = null;
-  #waiting = []; // blocks {samples, time}
-  #leftOut = 0; // skipped sound in seconds
+  #waiting = []; // blocks {samples, time} not sent yet
+  #skipped = 0; // seconds of audio
   #retries = 0;
-  #timer = null;
+  #timer = null; // of the next attempt to connect
   #whenDone = [];
 
   /**
-   * @param mostBehind  seconds of sound that may wait, here or at the server; what comes then is left out
-   * @param handlers  onNotes(notes), onLogmel(start, frame, bytes), onShare(of one core), onConnection(is it there),
-   *   onLeftOut(seconds), onRefused(message): the server rejected the stream
+   * @param mostBehind  maximum backlog in seconds, here or on the server; older audio is skipped
+   * @param handlers  onNotes(notes), onLogmel(start, frame, bytes), onShare(share of one core),
+   *   onConnection(isConnected), onSkipped(seconds), onRefused(message) when the server ends the transcription
    */
   constructor(settings, mostBehind, handlers) {
     this.settings = settings;
@@ -29,25 +29,25 @@ export class Transcription {
     this.#handlers = handlers;
   }
 
-  /** Sound is about to come. */
+  /** Expect audio at this sampling rate. */
   begin(sampleRate) {
     this.#sampleRate = sampleRate;
-    this.#wanted = true;
-    this.#retries = this.#leftOut = 0;
+    this.#active = true;
+    this.#retries = this.#skipped = 0;
     this.#waiting = [];
   }
 
-  /** A block of samples; `time` of its first one, in seconds of the take. */
+  /** Add a block of samples; `time` is that of its first sample in seconds, on the clock of the take. */
   feed(samples, time) {
     const early = Math.max(0, Math.round(-time * this.#sampleRate)); // samples before the take
-    if (!this.#wanted || early >= samples.length) return;
+    if (!this.#active || early >= samples.length) return;
     this.#waiting.push({ samples: samples.subarray(early), time: Math.max(0, time) });
     this.#pump();
   }
 
-  /** There is no more sound for now; resolves when the last notes are here. */
+  /** No more audio for now; resolves when the last notes have arrived. */
   async end() {
-    this.#wanted = false;
+    this.#active = false;
     clearTimeout(this.#timer);
     this.#timer = null;
     if (!this.#stream) return;
@@ -56,7 +56,7 @@ export class Transcription {
     await done;
   }
 
-  /** Forget the sound and notes that are on their way. */
+  /** Discard audio that waits and notes that have not arrived. */
   abandon() {
     this.#waiting = [];
     this.#stream?.abandon();
@@ -64,7 +64,7 @@ export class Transcription {
     this.#settle();
   }
 
-  /** Use other settings from now on. */
+  /** Change the settings. */
   adjust(settings) {
     const restarts = settings.look_ahead_frames !== this.settings.look_ahead_frames;
     this.settings = settings;
@@ -83,7 +83,7 @@ export class Transcription {
       this.#stream.send(samples, time);
       this.#waiting.shift();
     }
-    if (!this.#wanted && !this.#waiting.length) this.#stream?.stop();
+    if (!this.#active && !this.#waiting.length) this.#stream?.stop();
     this.#trim();
   }
 
@@ -92,7 +92,7 @@ export class Transcription {
     while (waiting > this.#mostBehind) {
       const seconds = this.#waiting.shift().samples.length / this.#sampleRate;
       waiting -= seconds;
-      this.#leftOut += seconds;
+      this.#skipped += seconds;
     }
   }
 
@@ -102,8 +102,8 @@ export class Transcription {
       onOpen: () => {
         this.#retries = 0;
         this.#handlers.onConnection(true);
-        if (this.#leftOut) this.#handlers.onLeftOut(this.#leftOut);
-        this.#leftOut = 0;
+        if (this.#skipped) this.#handlers.onSkipped(this.#skipped);
+        this.#skipped = 0;
         this.#pump();
       },
       onClose: (outcome) => this.#closed(outcome),
@@ -113,12 +113,12 @@ export class Transcription {
   #closed({ complete, refusal }) {
     this.#stream = null;
     if (refusal) {
-      this.#wanted = false;
+      this.#active = false;
       this.#waiting = [];
       this.#handlers.onRefused(refusal);
     } else if (!complete) {
       this.#handlers.onConnection(false);
-      if (this.#wanted) {
+      if (this.#active) {
         const delay = RETRY_MS[Math.min(this.#retries++, RETRY_MS.length - 1)];
         this.#timer = setTimeout(() => {
           this.#timer = null;
@@ -127,7 +127,7 @@ export class Transcription {
       } else this.#waiting = [];
     }
     if (this.#waiting.length && !this.#timer) this.#pump();
-    else if (!this.#wanted) this.#settle();
+    else if (!this.#active) this.#settle();
   }
 
   #settle() {
