@@ -78,10 +78,10 @@ def steps_done(output: Path) -> int:
 
 def held_by(pid: int) -> Held:
     workers = descendants(pid)
-    return Held(_mb(pid), _files(pid), sum(map(_mb, workers)), sum(map(_files, workers)))
+    return Held(resident_mb(pid), _files(pid), sum(map(resident_mb, workers)), sum(map(_files, workers)))
 
 
-def _mb(pid: int) -> float:
+def resident_mb(pid: int | str = "self") -> float:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
