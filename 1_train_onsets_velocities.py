@@ -20,11 +20,13 @@ import torch
 
 from ov_piano.cli import run
 from ov_piano.config import to_yaml
+from ov_piano.constants import KEY_ROWS, SOUNDING_KEY_ROWS
 from ov_piano.data.chunks import ChunkDataset, RecordingDataset
 from ov_piano.data.frame_cache import open_frame_cache
 from ov_piano.data.hdf5 import StorePair, open_pair
 from ov_piano.data.loader import training_loader
 from ov_piano.data.splits import midi_paths, split_indices
+from ov_piano.errors import InputError
 from ov_piano.evaluation.ground_truth import load_ground_truths
 from ov_piano.log import RunLog, timestamp
 from ov_piano.machine.atomic import locked, remove_partials
@@ -32,6 +34,7 @@ from ov_piano.machine.memory import keep_freed_memory
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.networks import NETWORKS, load_weights
 from ov_piano.model.sidecar import read_sidecar
+from ov_piano.model.sounding import add_sounding_stage, initialise_from
 from ov_piano.plots.learning_curve import LearningCurve
 from ov_piano.provenance import git_commit
 from ov_piano.training.batch_norm import random_logmels
@@ -42,6 +45,7 @@ from ov_piano.training.interrupt import StopRequest
 from ov_piano.training.processes import Processes
 from ov_piano.training.schedule import CyclicDecay, Schedule, WarmUpCyclicDecay
 from ov_piano.training.snapshots import SnapshotFolder
+from ov_piano.training.sounding import SoundingForward, SoundingStep
 from ov_piano.training.state import find_state
 from ov_piano.training.step import TrainingForward, TrainingStep, adamw, sgd
 from ov_piano.training.time_left import TimeLeft
@@ -54,9 +58,10 @@ XV_TAKE_ONE_EVERY = 5  # use every fifth validation recording
 def training_chunks(conf: ConfDef, pair: StorePair, processes: Processes) -> ChunkDataset:
     """Chunks of TRAIN_BATCH_SECS, about one per second of audio."""
     length, stride = conf.chunk_length_and_stride(pair.frame_secs)
+    rows = SOUNDING_KEY_ROWS if conf.TRAIN_ENDS else KEY_ROWS
     with processes.first_before_others():
         cache = open_frame_cache(pair) if conf.FRAME_CACHE else None
-    return ChunkDataset(pair, split_indices(pair, "train"), length, stride, cache)
+    return ChunkDataset(pair, split_indices(pair, "train"), length, stride, cache, rows)
 
 
 def build_model(conf: ConfDef, mels: int, device: torch.device, snapshot: str | None) -> OnsetVelocityBase:
@@ -67,9 +72,31 @@ def build_model(conf: ConfDef, mels: int, device: torch.device, snapshot: str | 
     )
     if snapshot is not None:
         load_weights(snapshot, model)
+    if conf.TRAIN_ENDS:
+        add_sounding_stage(model, batch_norm=conf.BATCH_NORM, leaky_relu_slope=conf.LEAKY_RELU_SLOPE)
+        if snapshot is not None and conf.ENDS_INPATH is not None:
+            initialise_from(conf.ENDS_INPATH, model)
+        model.freeze_all_but_sounding()
     if not conf.TRAINABLE_ONSETS:
         model.freeze_onsets()
     return model.to(device)
+
+
+def build_step(conf: ConfDef, model: OnsetVelocityBase, processes: Processes) -> TrainingStep | SoundingStep:
+    """The training step of the network, or with TRAIN_ENDS that of its sounding stage."""
+    fast = conf.FAST and processes.world == 1  # the kernels' batch norms do not synchronise processes
+    optimizer, schedule = build_optimizer(conf, model)
+    if conf.TRAIN_ENDS:
+        return SoundingStep(processes.parallel(SoundingForward(model, fast)), optimizer, schedule, bf16=conf.BF16)
+    return TrainingStep(
+        processes.parallel(TrainingForward(model, conf.TRAINABLE_ONSETS, fast)),
+        optimizer,
+        schedule,
+        positives_weight=conf.ONSET_POSITIVES_WEIGHT,
+        velocity_weight=conf.VEL_LOSS_LAMBDA,
+        train_onsets=conf.TRAINABLE_ONSETS,
+        bf16=conf.BF16,
+    )
 
 
 def build_optimizer(conf: ConfDef, model: OnsetVelocityBase) -> tuple[torch.optim.Optimizer, Schedule]:
@@ -104,20 +131,13 @@ def build_trainer(conf: ConfDef, pair: StorePair, chunks: ChunkDataset, processe
     snapshot = None if state else conf.SNAPSHOT_INPATH  # not needed to resume, and may be gone by then
     if snapshot is not None:
         read_sidecar(snapshot).check(conf.LEAKY_RELU_SLOPE, pair.mel_name.settings, conf.HDF5_MEL_PATH)
+    if conf.TRAIN_ENDS and state is None and snapshot is None:
+        raise InputError("setting TRAIN_ENDS=true: expected SNAPSHOT_INPATH, the network to train note ends for")
     model = processes.synchronise_norms(build_model(conf, pair.mel.height, processes.device, snapshot))
-    fast = conf.FAST and processes.world == 1  # the kernels' batch norms do not synchronise processes
-    training_step = TrainingStep(
-        processes.parallel(TrainingForward(model, conf.TRAINABLE_ONSETS, fast)),
-        *build_optimizer(conf, model),
-        positives_weight=conf.ONSET_POSITIVES_WEIGHT,
-        velocity_weight=conf.VEL_LOSS_LAMBDA,
-        train_onsets=conf.TRAINABLE_ONSETS,
-        bf16=conf.BF16,
-    )
     batches = (conf.BN_REESTIMATE_BATCHES, conf.TRAIN_BS, conf.RANDOM_SEED)
     trainer = Trainer(
         model,
-        training_step,
+        build_step(conf, model, processes),
         build_cross_validation(conf, pair, processes),
         processes,
         conf.RANDOM_SEED,
@@ -178,7 +198,7 @@ def main(conf: ConfDef) -> None:
             time_left = TimeLeft(trainer.step, min(steps, conf.MAX_STEPS or steps))
             for batch in trainer.batches(loader, conf.NUM_EPOCHS, conf.MAX_STEPS):
                 report = trainer.train_on(batch)
-                log.record(step=trainer.step, epoch=trainer.epoch, **report._asdict())
+                log.record(step=trainer.step, epoch=trainer.epoch, **report.record())
                 if trainer.step % conf.TRAIN_LOG_EVERY == 0:
                     left = time_left(trainer.step)
                     log.info("epoch %d step %d: %s, %s left", trainer.epoch, trainer.step, report, left)

@@ -8,8 +8,8 @@
 3. Transcribe and score the test recordings with the pair that has the best onset F1. SEARCH_TIE
    chooses the most accurate onset times among shifts with nearly equal F1; TEST_RECORDINGS
    restricts the test to the recordings listed in a text file.
-4. Print the tables ONSETS, ONSETS+VELOCITIES and ANALYSIS, and write them to
-   OUTPUT_DIR/eval/TIMESTAMP together with the search scores, the events and the configuration.
+4. Print the tables ONSETS, ONSETS+VELOCITIES and ANALYSIS, for snapshots with note ends also ONSETS+OFFSETS and
+   FRAMES, and write them to OUTPUT_DIR/eval/TIMESTAMP together with the search scores, the events and the settings.
 5. Plot the search, and the best, worst and median test recording with their reference notes.
 """
 
@@ -32,10 +32,12 @@ from ov_piano.data.splits import midi_paths, only_listed, split_indices
 from ov_piano.errors import InputError
 from ov_piano.evaluation.analysis import analyse
 from ov_piano.evaluation.evaluate import transcribe_dataset
+from ov_piano.evaluation.frames import frame_table
 from ov_piano.evaluation.ground_truth import load_ground_truths
 from ov_piano.evaluation.report import (
     format_table,
     new_report_path,
+    offset_table,
     onset_table,
     velocity_table,
     with_averages,
@@ -48,14 +50,15 @@ from ov_piano.machine.atomic import atomic_folder
 from ov_piano.machine.device import select_device
 from ov_piano.machine.memory import keep_freed_memory
 from ov_piano.model.fast import optimize_for_inference
-from ov_piano.model.networks import load_network
 from ov_piano.model.sidecar import OperatingPoint, read_sidecar, write_operating_point
+from ov_piano.model.sounding import load_with_ends
 from ov_piano.plots.evaluation import draw_recordings, draw_search
 from ov_piano.plots.recording import Transcribed
 from ov_piano.plots.style import warn_on_error
 from ov_piano.provenance import git_commit
 from ov_piano.settings import DatasetConf, DecoderConf, InferenceConf, MapsConf, SpeedConf, StoresConf, Tolerances
 from ov_piano.transcription.decoder import Decoder
+from ov_piano.transcription.note_ends import has_ends
 from ov_piano.transcription.strided import Infer, onset_velocity_maps
 
 log = logging.getLogger("ov_piano")
@@ -109,10 +112,13 @@ class Saving:
 
 @dataclass
 class Subset:
-    """Which recordings of the test split to evaluate."""
+    """Which recordings of the test split and which note ends to evaluate."""
 
     TEST_RECORDINGS: str | None = option(
         None, "text file with the names of the test recordings to evaluate, one per line; null: all"
+    )
+    ENDS_INPATH: str | None = option(
+        None, "note ends saved by script 1 with TRAIN_ENDS=true; null: X.ends.torch beside the snapshot X.torch, if any"
     )
 
 
@@ -175,9 +181,9 @@ def test_indices(conf: ConfDef, pair: StorePair) -> list[int]:
 
 
 def load_inference(conf: ConfDef, pair: StorePair) -> Infer:
-    """The snapshot's network: log-mel (1, mels, t) -> onset and velocity logits (1, keys, t - 1)."""
+    """The snapshot's network: log-mel (1, mels, t) -> onset, velocity and possibly sounding logits (1, keys, t - 1)."""
     device = select_device(conf.DEVICE, conf.TF32)
-    model = load_network(conf.SNAPSHOT_INPATH, conf.LEAKY_RELU_SLOPE).to(device)
+    model = load_with_ends(conf.SNAPSHOT_INPATH, conf.LEAKY_RELU_SLOPE, conf.ENDS_INPATH).to(device)
     mels = pair.mel.height
     if model.in_bins != mels:
         raise InputError(
@@ -263,7 +269,11 @@ def main(conf: ConfDef) -> None:
         estimates = transcribe_recordings(conf, infer, test, threshold, "test")
         scores = score_recordings(test.names, test.references, estimates, threshold, shift, conf.tolerances)
         analysis = analyse(test.names, test.references, estimates, threshold, shift, conf.tolerances)
-        tables = {"onsets": onset_table(scores), "onsets_velocities": velocity_table(scores), "analysis": analysis}
+        tables = {"onsets": onset_table(scores), "onsets_velocities": velocity_table(scores)}
+        if all(map(has_ends, estimates)):
+            frames = frame_table(test.names, test.references, estimates, threshold, shift, pair.frame_secs)
+            tables |= {"onsets_offsets": offset_table(scores), "frames": frames}
+        tables["analysis"] = analysis
         tables = {name: with_averages(table, threshold, shift) for name, table in tables.items()}
         for name, table in tables.items():
             print(format_table(name.upper().replace("_", "+"), table))

@@ -11,20 +11,24 @@ data            maestro, maps      a dataset's tree -> recordings; splits: train
 preprocessing   preprocess         the loop behind 0a and 0b; conf: settings, parts: one recording's share, parallel
 model           onset_velocity_net the network of 2022, onsets_and_velocities that of 2023, made of layers; base: shared
                 networks           both by name, and the one of a snapshot
+                sounding           the stage for note ends, and its file; harmonics: its input
                 snapshot           weights on disk; sidecar: how they were made, threshold, shift
                 incremental        streaming inference that does not recompute past frames
                 fast, fast_training optimised CPU versions of the network, with kernels in C++
 training        targets, losses    training targets and loss functions
                 step, schedule     one training step, learning rates; batch_norm: re-estimated statistics
+                sounding           training of the stage for note ends
                 augmentation       data augmentation
                 trainer, state     training loop: validates, saves, resumes; snapshots: their names
                 processes          data-parallel training in several processes
                 cross_validation   validation scores during training; breakpoint, interrupt: debug, stop; time_left
 transcription   strided, decoder   long inputs -> maps -> events (events: in bounded memory)
+                note_ends          sounding map -> ends of the events
                 transcriber        audio -> table of events; files, stream, midi_writer: files in and out
                 streaming          blocks of samples as they arrive -> events as they become final
 evaluation      ground_truth       MIDI files -> reference notes
-                scoring, search    mir_eval's scores, thresholds and shifts; analysis: timing, velocity fit
+                scoring, search    mir_eval's scores, thresholds and shifts; frames: which keys sound;
+                analysis           timing, velocity fit
                 evaluate, report   recordings -> events -> tables and files
 plots           learning_curve, recording, evaluation, transcription, style
 transcribe      the command ov-piano transcribe; __main__: the list of commands

@@ -138,9 +138,14 @@ def _default(
     for condition, preset in fields[key].metadata["presets"].items():
         other, _, wanted = condition.partition("=")
         value = values[other] if other in given else _default(fields, other, values, given)
-        if value == wanted:
+        if _text(value) == wanted:
             return preset
     return values[key]
+
+
+def _text(value: Any) -> str:
+    """A value as users write it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _read_value(field: dataclasses.Field, text: str) -> Any:
@@ -204,7 +209,7 @@ def describe(conf_class: type) -> str:
     for field in dataclasses.fields(conf_class):
         default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
         shown = "(required)" if field.metadata["required"] else "null" if default is None else default
-        shown = str(shown).lower() if isinstance(shown, bool) else shown
+        shown = _text(shown)
         presets = "".join(f" ({preset} with {other})" for other, preset in field.metadata["presets"].items())
         lines += [f"  {field.name}={shown}{presets}", f"      {field.metadata['meaning']}"]
     return "\n".join(lines)

@@ -9,7 +9,13 @@ from pathlib import Path
 from ov_piano.errors import InputError
 
 DEFAULT_SNAPSHOT = "OnsetVelocityNet_2026_11_24_02_06_29.356step=21332_f1=0.9581.torch"
-IN_WHEEL = (DEFAULT_SNAPSHOT, DEFAULT_SNAPSHOT.removesuffix(".torch") + ".yaml", "live/*")  # patterns below assets/
+_NAME = DEFAULT_SNAPSHOT.removesuffix(".torch")
+IN_WHEEL = (
+    DEFAULT_SNAPSHOT,
+    f"{_NAME}.yaml",
+    f"{_NAME}.ends.torch",
+    "live/*",
+)  # patterns below assets/; the note ends are optional
 
 _PACKAGE = Path(__file__).resolve().parent
 ASSETS = next(

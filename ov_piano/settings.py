@@ -84,11 +84,32 @@ class DecoderSettings:
 
 
 @dataclass(frozen=True)
+class EndSettings:
+    """When a note ends; see ``transcription/note_ends.py``.
+
+    :raises InputError: a parameter outside its range
+    """
+
+    end_threshold: float = 0.5  # of the end probability
+    sounding_threshold: float = 0.4  # of the sounding probability
+    silent_frames: int = 5  # below it in a row
+    shortest_frames: int = 2  # of a note
+
+    def __post_init__(self) -> None:
+        if not (0 < self.end_threshold < 1 and 0 < self.sounding_threshold < 1):
+            raise InputError(f"thresholds of note ends: expected numbers between 0 and 1, found {self}")
+        if min(self.shortest_frames, self.silent_frames) < 1:
+            raise InputError(f"shortest_frames, silent_frames: expected at least 1, found {self}")
+
+
+@dataclass(frozen=True)
 class Tolerances:
-    """Largest onset and velocity errors of a correct note."""
+    """Largest errors of a correct note; an offset may be off by ``offset_secs`` or ``offset_ratio`` of the note."""
 
     onset_secs: float = 0.05
     velocity: float = 0.1  # of 0-1, after mir_eval's rescaling
+    offset_secs: float = 0.05
+    offset_ratio: float = 0.2  # of the reference note's duration
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 1. Compute each recording's log-mel spectrogram in chunks, so that hours of audio need little memory.
 2. Detect note onsets and velocities with the network of a snapshot and the decoder.
-3. For each recording, write NAME.mid (notes), NAME.csv (onset_secs, note, velocity, prob) and, with
-   PLOT=true, NAME.png (spectrogram and notes). Each file is written completely or not at all.
+3. For each recording, write NAME.mid (notes), NAME.csv (onset_secs, note, velocity, prob; with note ends also
+   offset_secs) and, with PLOT=true, NAME.png (spectrogram and notes). Each file is written completely or not at all.
 
     ov-piano transcribe RECORDING … [OUT=folder] [PLOT=true] [KEY=value …]
     ov-piano transcribe assets/live/prelude_bwv846.ogg PLOT=true
@@ -51,7 +51,9 @@ class Files:
     THRESHOLD: float | None = option(None, "onset probability threshold; null: the snapshot's", FRACTION)
     SHIFT: float | None = option(None, "time shift of all onsets in seconds; null: the snapshot's")
     NOTE_SECS: float = option(
-        NOTE_SECS, "note duration in the MIDI file in seconds; the key's next onset ends a note earlier", POSITIVE
+        NOTE_SECS,
+        "duration in seconds of notes without a detected end; the key's next onset ends a note earlier",
+        POSITIVE,
     )
     PLOT: bool = option(False, "also plot the spectrogram and the notes")
     OVERWRITE: bool = option(False, "overwrite existing results")
@@ -67,6 +69,9 @@ class ConfDef(DecoderConf, InferenceConf, Files):
         None, "negative slope of the leaky ReLUs, as in training; null: the snapshot's own, else 0.1", NON_NEGATIVE
     )
     VERBOSE: bool = option(False, "print the configuration first")
+    ENDS_INPATH: str | None = option(
+        None, "note ends saved by script 1 with TRAIN_ENDS=true; null: X.ends.torch beside the snapshot X.torch, if any"
+    )
 
     def __post_init__(self) -> None:
         if self.OVERWRITE and self.SKIP_EXISTING:
@@ -173,6 +178,7 @@ def load_transcriber(conf: ConfDef) -> Transcriber:
         chunking=conf.chunking(),
         decoder=conf.decoder,
         leaky_relu_slope=conf.LEAKY_RELU_SLOPE,
+        ends=conf.ENDS_INPATH,
     )
     print(
         f"{transcriber.snapshot.name}: threshold {transcriber.threshold:g}, shift {transcriber.shift:g} s", flush=True

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ov_piano.constants import FRAME_SECS, LOWEST_NOTE
-from ov_piano.evaluation.scoring import PRF, Scores, match_onsets, score
+from ov_piano.evaluation.frames import score_frames
+from ov_piano.evaluation.scoring import PRF, Scores, match_onsets, score, score_offsets
 
 GOLDEN = Path(__file__).parent / "golden" / "decode.npz"
 
@@ -166,3 +167,62 @@ def test_scoring_300_000_events_takes_little_memory():
     assert len(estimate) > 300_000
     assert ours.onsets.recall > 0.99
     assert peak < 150e6
+
+
+def random_notes(seed: int, n: int) -> np.ndarray:
+    """Notes (n, 4) on few keys, close together, some with times in whole hundredths: many ties and ambiguities."""
+    rng = np.random.default_rng(seed)
+    onsets = np.round(rng.uniform(0, 4, n), rng.integers(2, 6))
+    return np.column_stack(
+        [onsets, onsets + np.round(rng.uniform(0.02, 1.5, n), 2), rng.integers(60, 63, n), rng.integers(1, 127, n)]
+    )
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_scores_with_offsets_equal_mir_eval(seed):
+    reference, estimate = random_notes(seed, 40), random_notes(seed + 100, 35)
+    estimate[:25] = reference[:25] + np.random.default_rng(seed).normal(0, 0.03, (25, 4)) * [1, 4, 0, 0]
+    estimate[:, 0] = np.maximum(estimate[:, 0], 0)
+    estimate[:, 1] = np.maximum(estimate[:, 1], estimate[:, 0] + 0.01)
+    sides = [(notes[:, :2], mir_eval.util.midi_to_hz(notes[:, 2])) for notes in (reference, estimate)]
+    theirs = mir_eval.transcription.precision_recall_f1_overlap(*sides[0], *sides[1])[:3]
+    ours = score_offsets(reference, estimate[:, [0, 2, 3]], estimate[:, 1])
+    assert 0 < ours.f1 < 1
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("length", "error", "correct"),
+    [
+        (0.1, 0.05, True),
+        (0.1, 0.0502, False),
+        (1.0, 0.2, True),
+        (1.0, 0.2002, False),
+        (1.0, -0.2, True),
+        (0.1, -0.06, False),
+    ],
+)
+def test_an_offset_may_be_off_by_50_ms_or_a_fifth_of_the_note(length, error, correct):
+    reference = np.array([[1.0, 1.0 + length, 60, 64]])
+    assert score_offsets(reference, reference[:, [0, 2, 3]], reference[:, 1] + error).f1 == float(correct)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_frame_scores_equal_mir_eval(seed):
+    reference, estimate = random_notes(seed, 20), random_notes(seed + 1, 25)
+    times = np.arange(300) * FRAME_SECS
+
+    def pitches(notes: np.ndarray) -> list[np.ndarray]:
+        sounding = [np.unique(notes[(notes[:, 0] <= t) & (t < notes[:, 1]), 2]) for t in times]
+        return [mir_eval.util.midi_to_hz(frame) for frame in sounding]
+
+    theirs = mir_eval.multipitch.metrics(times, pitches(reference), times, pitches(estimate))[:2]
+    np.testing.assert_allclose(score_frames(reference, estimate)[:2], theirs, rtol=0, atol=1e-9)
+
+
+def test_no_offsets_score_nothing():
+    notes = random_notes(0, 5)
+    assert score_offsets(notes, np.empty((0, 3)), np.empty(0)) == PRF(0, 0, 0)
+    assert score_frames(notes, notes[:0]) == PRF(0, 0, 0)
+    with pytest.raises(ValueError, match="estimated offsets: expected 5 finite numbers"):
+        score_offsets(notes, notes[:, [0, 2, 3]], notes[:2, 1])

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ov_piano.evaluation.analysis import analyse
-from ov_piano.evaluation.scoring import Scores, score
+from ov_piano.evaluation.scoring import Scores, score, score_offsets
 from ov_piano.evaluation.search import best_row, best_timed_row, score_grid, score_recordings, search
+from ov_piano.transcription.note_ends import end_by_next_onset
 
 COLUMNS = ["onset_secs", "note", "velocity", "prob"]
 
@@ -51,6 +52,23 @@ def test_search_equals_scoring_each_point_separately(seed, size, thresholds, shi
         for s, shift in enumerate(shifts):
             expected = np.concatenate(score_from_scratch(reference, events, threshold, shift))
             assert grid[t, s] == pytest.approx(expected, abs=1e-12)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.lists(st.floats(0, 1), min_size=1, max_size=3))
+def test_search_with_note_ends_equals_scoring_each_point_separately(seed, size, thresholds):
+    reference, events = random_recording(seed, size)
+    lengths = np.random.default_rng(seed).uniform(0.02, 1.5, size)
+    events = events.assign(offset_secs=events["onset_secs"] + lengths)
+    shifts = [-0.03, 0.02]
+    grid = score_grid(reference, events, thresholds, shifts)
+    for t, threshold in enumerate(thresholds):
+        kept = end_by_next_onset(events[events["prob"] >= threshold])  # an onset below the threshold ends no note
+        for s, shift in enumerate(shifts):
+            notes = np.column_stack([kept["onset_secs"] + shift, kept["note"], kept["velocity"]])
+            expected = score_offsets(reference, notes, kept["offset_secs"] + shift)
+            assert grid[t, s, 6:] == pytest.approx(expected, abs=1e-12)
+    without = score_grid(reference, events.drop(columns="offset_secs"), thresholds, shifts)
+    assert np.array_equal(grid[..., :6], without)
 
 
 def test_recordings_without_pairs_have_no_offset():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ov_piano.errors import InputError
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.settings import Chunking
-from ov_piano.transcription.strided import chunk_spans, onset_velocity_maps
+from ov_piano.transcription.strided import chunk_spans, onset_velocity_maps, onset_velocity_pieces
 from tests.golden_weights import GOLDEN, golden_state
 
 
@@ -78,12 +78,13 @@ def test_spans_equal_a_hand_worked_table():
     assert [tuple(span) for span in chunk_spans(5, Chunking(3, 0))] == [(0, 3, 0, 3), (2, 5, 3, 5)]
 
 
-def test_one_frame_needs_no_network():
+@pytest.mark.parametrize("maps", [2, 3])
+def test_one_frame_is_silent_in_every_map_of_the_network(maps):
     def infer(logmel):
-        raise AssertionError("nothing to infer")
+        return (torch.ones(1, 88, logmel.shape[2] - 1),) * maps
 
-    onsets, velocities = onset_velocity_maps(infer, torch.zeros(250, 1), Chunking(10, 4))
-    assert onsets.tolist() == velocities.tolist() == [[0.0]] * 88
+    pieces = list(onset_velocity_pieces(infer, lambda begin, end: torch.zeros(250, 1), 1, Chunking(10, 4)))
+    assert [piece.tolist() for piece in pieces] == [torch.zeros(maps, 88, 1).tolist()]
 
 
 def test_two_frames_pass_the_network():

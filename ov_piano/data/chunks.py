@@ -26,7 +26,8 @@ class Chunks(NamedTuple):
     """A batch of chunks.
 
     logmel: (b, mels, length) in dB; key_velocities: (b, 88, length), the MIDI velocity (1-127) at a
-    key's onset frames, else 0; recordings: (b,) indices into the stores' metadata.
+    key's onset frames or, with ``SOUNDING_KEY_ROWS``, while it sounds, else 0; recordings: (b,) indices
+    into the stores' metadata.
     """
 
     logmel: Tensor
@@ -83,16 +84,23 @@ class ChunkDataset(Dataset):
     """Chunks of ``length`` frames every ``stride`` frames: items are `Chunks` without the batch axis."""
 
     def __init__(
-        self, pair: StorePair, indices: Sequence[int], length: int, stride: int, cache: FrameCache | None = None
+        self,
+        pair: StorePair,
+        indices: Sequence[int],
+        length: int,
+        stride: int,
+        cache: FrameCache | None = None,
+        rows: slice = KEY_ROWS,
     ) -> None:
         """:param indices: the recordings, as indices into the stores' metadata.
-        :param cache: copy of the stores to read from instead.
+        :param cache: copy of the stores to read from instead; it contains ``KEY_ROWS`` only.
+        :param rows: rows of the roll to return as key velocities: ``KEY_ROWS`` or ``SOUNDING_KEY_ROWS``
 
         :raises InputError: length or stride not positive, or no chunks.
         """
         if length < 1 or stride < 1:
             raise InputError(f"chunk length {length} and stride {stride}: expected at least 1 frame each")
-        self.pair, self.length, self.cache = pair, length, cache
+        self.pair, self.length, self.cache, self.rows = pair, length, cache, rows
         # Arrays, not lists: worker processes share their memory with the parent.
         begins = [chunk_bounds(pair.begins[i], pair.ends[i], length, stride)[0] for i in indices]
         self.begins = np.concatenate([np.empty(0, np.int64), *begins])
@@ -134,11 +142,12 @@ class ChunkDataset(Dataset):
         """Log-mel (mels, t) and key velocities (88, t) of absolute frames."""
         if self.cache:
             try:
-                return self.cache.read(begin, end)
+                logmel, onsets = self.cache.read(begin, end)
+                return logmel, onsets if self.rows == KEY_ROWS else self.pair.roll.read(begin, end)[self.rows]
             except OSError as error:
                 logger.warning("frame cache cannot be read, reading the HDF5 files from now on: %s", error)
                 self.cache = None
-        return self.pair.mel.read(begin, end), self.pair.roll.read(begin, end)[KEY_ROWS]
+        return self.pair.mel.read(begin, end), self.pair.roll.read(begin, end)[self.rows]
 
     def close(self) -> None:
         """Close the files; they open again at the next read."""

@@ -1,8 +1,8 @@
 """Evaluation results as printed tables and as files.
 
-A report's folder contains ``config.yaml``, ``onsets.csv``, ``onsets_velocities.csv`` and ``analysis.csv``
-(one row per recording, averages last), ``search.csv`` (one row per threshold and shift), and
-``events/RECORDING.csv`` (detected notes).
+A report's folder contains ``config.yaml``, ``onsets.csv``, ``onsets_velocities.csv``, with note ends
+``onsets_offsets.csv`` and ``frames.csv``, and ``analysis.csv`` (one row per recording, averages last),
+``search.csv`` (one row per threshold and shift), and ``events/RECORDING.csv`` (detected notes).
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ov_piano.evaluation.scoring import shifted_onsets
-from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS, above_threshold
+from ov_piano.evaluation.search import OFFSET_COLUMNS, ONSET_COLUMNS, VELOCITY_COLUMNS, above_threshold
 from ov_piano.log import timestamp
 from ov_piano.machine.atomic import remove_partials
+from ov_piano.transcription.note_ends import end_by_next_onset, has_ends, shifted
 
 
 def new_report_path(output_dir: str | Path) -> Path:
@@ -45,6 +45,11 @@ def velocity_table(scores: pd.DataFrame) -> pd.DataFrame:
     return scores[VELOCITY_COLUMNS].set_axis(ONSET_COLUMNS, axis=1)
 
 
+def offset_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Columns P, R, F1 of onsets with offsets, from the result of `score_recordings` for events with note ends."""
+    return scores[OFFSET_COLUMNS].set_axis(ONSET_COLUMNS, axis=1)
+
+
 def format_table(title: str, table: pd.DataFrame) -> str:
     """``table`` as text below its title, with six decimals; shows the index if it has a name."""
     has_names = table.index.name is not None
@@ -69,11 +74,12 @@ def write_events(
 ) -> None:
     """Write ``events/NAME.csv`` for each recording: the events at the threshold, shifted and in order of time.
 
-    Columns: ``onset_secs`` (s, shifted), ``note`` (MIDI), ``velocity`` (0-127), ``prob``.
+    Columns: ``onset_secs`` (s, shifted), ``offset_secs`` with note ends, ``note`` (MIDI), ``velocity`` (0-127),
+    ``prob``.
     """
     (folder / "events").mkdir()
     for name, events in zip(names, estimates, strict=True):
         found = events[above_threshold(events, threshold)]
-        found = found.assign(onset_secs=shifted_onsets(found[["onset_secs"]].to_numpy(float), shift))
+        found = shifted(end_by_next_onset(found) if has_ends(found) else found, shift)
         found = found.sort_values(["onset_secs", "note"], kind="stable")
         found.to_csv(folder / "events" / f"{name}.csv", index=False, float_format="%.6f")

@@ -4,15 +4,17 @@ The measures are those of ``mir_eval.transcription`` with offsets ignored (Bay e
 ISMIR 2009) and of ``mir_eval.transcription_velocity`` (Hawthorne et al., arXiv 1710.11153,
 section 5): an estimated note is correct if it is within the onset tolerance of a reference
 note of the same pitch, each note being matched at most once, and, for the second measure, if
-its velocity is close to the reference's after a linear fit over all matched notes.
+its velocity is close to the reference's after a linear fit over all matched notes. The third
+measure, for estimates with note ends, is ``mir_eval.transcription`` with offsets.
 
 mir_eval compares every reference with every estimate; here, sorting finds the few candidates
 of each reference. The velocity fit depends on which maximum matching is chosen:
 `maximum_matching` finds the same one as mir_eval. Unambiguous pairs are matched directly;
 notes without common candidates do not affect each other.
 
-Notes are float arrays, one row per note. References have four columns: onset (s), offset (s,
-ignored), MIDI note, velocity. Estimates have three: onset (s), MIDI note, velocity on any scale.
+Notes are float arrays, one row per note. References have four columns: onset (s), offset (s),
+MIDI note, velocity. Estimates have three: onset (s), MIDI note, velocity on any scale; their
+offsets (s), where known, are a separate array.
 """
 
 from typing import NamedTuple
@@ -80,6 +82,31 @@ def match_onsets(reference: np.ndarray, estimate: np.ndarray, tolerance_secs: fl
     return match_pairs(refs[near], ests[near])
 
 
+def score_offsets(
+    reference: np.ndarray, estimate: np.ndarray, est_offsets: np.ndarray, tolerances: Tolerances = Tolerances()
+) -> PRF:
+    """Scores of notes whose onset and offset are both correct.
+
+    :param est_offsets: (m,) in seconds, one per row of ``estimate``
+    :raises ValueError: as for :func:`score`, or not one finite offset per note
+    """
+    reference, estimate = check_notes(reference, 4, "reference"), check_notes(estimate, 3, "estimate")
+    est_offsets = np.asarray(est_offsets, np.float64)
+    if est_offsets.shape != (len(estimate),) or not np.isfinite(est_offsets).all():
+        raise ValueError(f"estimated offsets: expected {len(estimate)} finite numbers, found {est_offsets}")
+    refs, ests = candidate_pairs(reference, estimate, tolerances.onset_secs)
+    near = are_near(reference[refs, 0], shifted_onsets(estimate, 0.0)[ests], tolerances.onset_secs)
+    near &= offsets_are_near(reference[refs], est_offsets[ests], tolerances)
+    return prf(len(match_pairs(refs[near], ests[near])), len(estimate), len(reference))
+
+
+def offsets_are_near(references: np.ndarray, est_offsets: np.ndarray, tolerances: Tolerances) -> np.ndarray:
+    """mir_eval's test for each pair of a reference (pairs, 4) and an estimate's offset (pairs,) in seconds."""
+    ref_onsets, ref_offsets = references[:, 0], references[:, 1]
+    allowed = np.maximum(tolerances.offset_ratio * np.abs(ref_offsets - ref_onsets), tolerances.offset_secs)
+    return np.around(np.abs(ref_offsets - est_offsets), N_DECIMALS) <= allowed
+
+
 def shifted_onsets(estimate: np.ndarray, shift_secs: float) -> np.ndarray:
     """Onsets (m,) in seconds after adding the shift, clipped at 0."""
     return np.maximum(estimate[:, 0] + shift_secs, 0.0)
@@ -145,7 +172,7 @@ def score_matches(
     """
     close = velocities_are_close(ref_velocities, est_velocities, matches, tolerance_vel)
     totals = num_estimates, len(ref_velocities)
-    return Scores(_prf(len(matches), *totals), _prf(int(close.sum()), *totals))
+    return Scores(prf(len(matches), *totals), prf(int(close.sum()), *totals))
 
 
 def velocities_are_close(
@@ -162,7 +189,8 @@ def velocities_are_close(
     return np.abs(slope * predictors[:, 0] + intercept - target) < tolerance_vel
 
 
-def _prf(correct: int, estimated: int, reference: int) -> PRF:
+def prf(correct: int, estimated: int, reference: int) -> PRF:
+    """Scores from numbers of notes; all 0 if there are no estimates or no references."""
     if estimated == 0 or reference == 0:
         return PRF(0.0, 0.0, 0.0)
     precision, recall = correct / estimated, correct / reference

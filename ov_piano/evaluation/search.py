@@ -16,13 +16,17 @@ from ov_piano.evaluation.scoring import (
     candidate_pairs,
     check_notes,
     match_pairs,
+    offsets_are_near,
+    prf,
     score_matches,
     shifted_onsets,
 )
 from ov_piano.settings import Tolerances
+from ov_piano.transcription.note_ends import end_by_next_onset, has_ends
 
 ONSET_COLUMNS = ["P", "R", "F1"]
 VELOCITY_COLUMNS = ["P_velocities", "R_velocities", "F1_velocities"]
+OFFSET_COLUMNS = ["P_offsets", "R_offsets", "F1_offsets"]  # only for events with note ends
 
 
 def search(
@@ -36,15 +40,22 @@ def search(
 
     ``references``: note arrays (n, 4); ``estimates``: event tables decoded at or below the lowest of
     ``thresholds``; ``shifts``: seconds added to the onsets.
-    Columns: ``threshold``, ``shift``, `ONSET_COLUMNS`, `VELOCITY_COLUMNS`.
+    Columns: ``threshold``, ``shift``, `ONSET_COLUMNS`, `VELOCITY_COLUMNS`, and `OFFSET_COLUMNS` if all events
+    have note ends.
     """
     grids = [
         score_grid(reference, events, thresholds, shifts, tolerances)
         for reference, events in zip(references, estimates, strict=True)
     ]
-    means = np.mean(grids, axis=0).reshape(-1, 6)
+    columns = score_columns(estimates)
+    means = np.mean(grids, axis=0).reshape(-1, len(columns))
     points = pd.DataFrame(itertools.product(thresholds, shifts), columns=["threshold", "shift"])
-    return points.join(pd.DataFrame(means, columns=ONSET_COLUMNS + VELOCITY_COLUMNS))
+    return points.join(pd.DataFrame(means, columns=columns))
+
+
+def score_columns(estimates: Sequence[pd.DataFrame]) -> list[str]:
+    """The columns of a search or a score table for these event tables."""
+    return ONSET_COLUMNS + VELOCITY_COLUMNS + (OFFSET_COLUMNS if all(map(has_ends, estimates)) else [])
 
 
 def best_row(found: pd.DataFrame, by: str = "F1") -> pd.Series:
@@ -78,7 +89,7 @@ def score_recordings(
         score_grid(reference, events, [threshold], [shift], tolerances).ravel()
         for reference, events in zip(references, estimates, strict=True)
     ]
-    return pd.DataFrame(rows, index=pd.Index(names, name="Filename"), columns=ONSET_COLUMNS + VELOCITY_COLUMNS)
+    return pd.DataFrame(rows, index=pd.Index(names, name="Filename"), columns=score_columns(estimates))
 
 
 def score_grid(
@@ -88,12 +99,16 @@ def score_grid(
     shifts: Sequence[float],
     tolerances: Tolerances = Tolerances(),
 ) -> np.ndarray:
-    """One recording's scores (thresholds, shifts, 6), equal to `scoring.score` at each point."""
+    """One recording's scores (thresholds, shifts, 6), equal to `scoring.score` at each point.
+
+    For events with note ends, three more: those of `scoring.score_offsets`.
+    """
     reference = check_notes(reference, 4, "reference")
     estimate = check_notes(as_notes(events), 3, "estimate")
     chosen = [above_threshold(events, threshold) for threshold in thresholds]  # (m,) each
     refs, ests = candidate_pairs(reference, estimate, tolerances.onset_secs + np.abs(shifts).max())
-    scores = np.empty((len(thresholds), len(shifts), 6))
+    offsets = [_offsets(events, kept) for kept in chosen] if has_ends(events) else None  # (m,) each
+    scores = np.empty((len(thresholds), len(shifts), 6 if offsets is None else 9))
     for s, shift in enumerate(shifts):
         near = are_near(reference[refs, 0], shifted_onsets(estimate, shift)[ests], tolerances.onset_secs)
         near_refs, near_ests = refs[near], ests[near]
@@ -101,8 +116,21 @@ def score_grid(
             pairs = kept[near_ests]
             matches = match_pairs(near_refs[pairs], near_ests[pairs])
             scored = score_matches(reference[:, 3], estimate[:, 2], matches, int(kept.sum()), tolerances.velocity)
-            scores[t, s] = np.concatenate(scored)
+            scores[t, s, :6] = np.concatenate(scored)
+            if offsets is not None:
+                both = pairs.copy()
+                ends = offsets[t][near_ests[pairs]] + shift
+                both[pairs] = offsets_are_near(reference[near_refs[pairs]], ends, tolerances)
+                matches = match_pairs(near_refs[both], near_ests[both])
+                scores[t, s, 6:] = prf(len(matches), int(kept.sum()), len(reference))
     return scores
+
+
+def _offsets(events: pd.DataFrame, kept: np.ndarray) -> np.ndarray:
+    """Offsets (m,) in seconds; those of events that are not ``kept`` are NaN."""
+    offsets = np.full(len(events), np.nan)
+    offsets[kept] = end_by_next_onset(events[kept])["offset_secs"]
+    return offsets
 
 
 def above_threshold(events: pd.DataFrame, threshold: float) -> np.ndarray:

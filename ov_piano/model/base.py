@@ -6,11 +6,18 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from ov_piano.model.harmonics import harmonic_levels
+
 
 def check_logmel(logmel: Tensor, bins: int) -> None:
     """:raises ValueError: not of shape (b, ``bins``, t) with at least two frames"""
     if logmel.ndim != 3 or logmel.shape[1] != bins or logmel.shape[2] < 2:
         raise ValueError(f"log-mel: expected shape (b, {bins}, 2 or more), found {tuple(logmel.shape)}")
+
+
+def with_differences(logmel: Tensor) -> Tensor:
+    """(b, mels, t) -> frames 1, 2, … and their differences to the previous frames, (b, 2, mels, t-1)."""
+    return torch.stack([logmel[:, :, 1:], logmel.diff(dim=2)], dim=1)
 
 
 class OnsetVelocityBase(nn.Module):
@@ -22,17 +29,23 @@ class OnsetVelocityBase(nn.Module):
     - ``stem``: -> features (b, c, keys, t-1)
     - ``onset_stages``: features -> (b, 1, keys, t-1) each; the first gives logits, the others add to them
     - ``velocity_stage``: features and the last onset logits (b, c+1, keys, t-1) -> logits (b, 1, keys, t-1)
+
+    A fifth part, ``sounding_stage``, can be added to a trained network (see ``sounding.py``): the input of
+    ``velocity_stage`` and harmonic levels -> logits (b, 2, keys, t-1) of sounding keys and note ends. It is not part
+    of snapshots.
     """
 
     specnorm: nn.Module
     stem: nn.Module
     onset_stages: Sequence[nn.Module]
     velocity_stage: nn.Module
+    sounding_stage: nn.Module | None
 
-    def __init__(self, in_bins: int):
+    def __init__(self, in_bins: int, features: int, keys: int):
         super().__init__()
-        self.in_bins = in_bins
-        self.onsets_frozen = False
+        self.in_bins, self.features, self.keys = in_bins, features, keys
+        self.sounding_stage = None
+        self._trained_part: str | None = None  # None: everything
 
     def forward(self, logmel: Tensor, trainable_onsets: bool = True) -> tuple[list[Tensor], Tensor]:
         """Logits for all frames but the first, which has no difference to a previous frame.
@@ -51,15 +64,25 @@ class OnsetVelocityBase(nn.Module):
         velocities = self.velocity_stage(velocities)  # (b, 1, keys, t-1)
         return [onsets.squeeze(1) for onsets in onset_stages], velocities.squeeze(1)
 
-    def infer(self, logmel: Tensor) -> tuple[Tensor, Tensor]:
-        """The last stage's onset logits and the velocity logits, both (b, keys, t-1)."""
-        onset_stages, velocities = self(logmel)
-        return onset_stages[-1], velocities
+    def infer(self, logmel: Tensor) -> tuple[Tensor, ...]:
+        """The last onset logits, velocity logits and, with a sounding stage, its two maps, (b, keys, t-1) each."""
+        if self.sounding_stage is None:
+            onset_stages, velocities = self(logmel)
+            return onset_stages[-1], velocities
+        x = self.sounding_input(logmel)
+        shared = x[:, : self.features + 1]
+        return shared[:, -1], self.velocity_stage(shared).squeeze(1), *self.sounding_stage(x).unbind(1)
+
+    def sounding_input(self, logmel: Tensor) -> Tensor:
+        """Features, the last onset logits and the harmonic levels of the normalised log-mel, (b, c', keys, t-1)."""
+        check_logmel(logmel, self.in_bins)
+        features, onset_stages = self._onsets(logmel)
+        levels = self.specnorm(with_differences(logmel))[:, 0]  # (b, mels, t-1)
+        return torch.cat([features, onset_stages[-1], harmonic_levels(levels)], dim=1)
 
     def _onsets(self, logmel: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The stem's features (b, c, keys, t-1) and each stage's onset logits (b, 1, keys, t-1)."""
-        x = torch.stack([logmel[:, :, 1:], logmel.diff(dim=2)], dim=1)  # (b, 2, mels, t-1)
-        features = self.stem(self.specnorm(x))  # (b, c, keys, t-1)
+        features = self.stem(self.specnorm(with_differences(logmel)))  # (b, c, keys, t-1)
         first, *refiners = self.onset_stages
         onset_stages = [first(features)]  # (b, 1, keys, t-1)
         for refine in refiners:
@@ -72,15 +95,26 @@ class OnsetVelocityBase(nn.Module):
         Everything else has no gradients and stays in eval mode, even after ``train()``: weights and batch-norm
         statistics are fixed, and dropout is off.
         """
-        self.onsets_frozen = True
+        self._freeze_all_but("velocity_stage")
+
+    def freeze_all_but_sounding(self) -> None:
+        """From now on train only ``sounding_stage``, in the same way as :meth:`freeze_onsets`."""
+        self._freeze_all_but("sounding_stage")
+
+    def _freeze_all_but(self, part: str) -> None:
+        self._trained_part = part
         self.requires_grad_(False)
-        self.velocity_stage.requires_grad_(True)
+        getattr(self, part).requires_grad_(True)
         self.train(self.training)
+
+    @property
+    def onsets_frozen(self) -> bool:
+        return self._trained_part is not None
 
     def train(self, mode: bool = True) -> "OnsetVelocityBase":
         """Like ``nn.Module.train``, but frozen parts stay in eval mode (see :meth:`freeze_onsets`)."""
         super().train(mode)
-        if self.onsets_frozen:
-            for part in self.children():
-                part.train(mode and part is self.velocity_stage)
+        if self._trained_part is not None:
+            for name, part in self.named_children():
+                part.train(mode and name == self._trained_part)
         return self

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ov_piano.model import incremental
-from ov_piano.model.base import OnsetVelocityBase, check_logmel
+from ov_piano.model.base import OnsetVelocityBase, check_logmel, with_differences
+from ov_piano.model.harmonics import harmonic_levels
 from ov_piano.model.incremental import Parts, plain_parts, reach
 from ov_piano.model.kernels import sparse_conv, winograd
 from ov_piano.model.kernels.plan import UnsupportedNetworkError, plan_network, warn_once
@@ -23,9 +24,11 @@ from ov_piano.model.kernels.steps import (
     ContextAware,
     Dropout,
     FrequencyMap,
+    KeyMean,
     Norm,
     Plan,
     Pointwise,
+    Readout,
     SmallConv,
     Step,
     ToKeys,
@@ -40,7 +43,8 @@ LARGEST_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.2}  # maximum relative e
 def optimize_for_inference(model: OnsetVelocityBase, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A module: log-mel (b, mels, t) in dB -> last-stage onset logits and velocity logits, (b, keys, t-1) each.
 
-    It holds its own copy of the current weights.
+    With a sounding stage, its two maps of logits follow. The module has a method ``sounding_input``, too, like
+    `OnsetVelocityBase`. It holds its own copy of the current weights.
 
     :param dtype: float32, or bfloat16 for matrix products (in plain PyTorch: bfloat16 autocast)
     """
@@ -77,10 +81,14 @@ class LastStage(nn.Module):
         self.parts = plain_parts(self.model)
 
     @torch.inference_mode()
-    def forward(self, logmel: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, logmel: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(logmel.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            onset_stages, velocities = self.model(logmel)
-        return onset_stages[-1].float(), velocities.float()
+            return tuple(logits.float() for logits in self.model.infer(logmel))
+
+    @torch.inference_mode()
+    def sounding_input(self, logmel: Tensor) -> Tensor:
+        with torch.autocast(logmel.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return self.model.sounding_input(logmel).float()
 
 
 PIECE, HALO = 2048, 4  # frames
@@ -98,17 +106,35 @@ class FastNet(nn.Module):
                 _prepare(plan.stem, dtype),
                 [_prepare(stage, dtype) for stage in plan.onset_stages],
                 _prepare(plan.velocity_stage, dtype),
+                None if plan.sounding_stage is None else _prepare(plan.sounding_stage, dtype),
             )
 
     @torch.inference_mode()
-    def forward(self, logmel: Tensor) -> tuple[Tensor, Tensor]:
-        """log-mel (b, mels, t) in dB -> onset and velocity logits, (b, keys, t-1) each."""
+    def forward(self, logmel: Tensor) -> tuple[Tensor, ...]:
+        """See `OnsetVelocityBase.infer`."""
+        shared = self._stage_input(logmel)
+        onsets, velocities = shared[:, -1], _run(self.parts.velocity_stage, shared).squeeze(1)
+        if self.parts.sounding_stage is None:
+            return onsets, velocities
+        maps = _run(self.parts.sounding_stage, self._with_harmonics(shared, logmel))  # (b, 2, keys, t-1)
+        return onsets, velocities, *maps.unbind(1)
+
+    @torch.inference_mode()
+    def sounding_input(self, logmel: Tensor) -> Tensor:
+        """See `OnsetVelocityBase`."""
+        return self._with_harmonics(self._stage_input(logmel), logmel)
+
+    def _stage_input(self, logmel: Tensor) -> Tensor:
+        """The input of the velocity stage: features and the last onset logits, (b, c+1, keys, t-1)."""
         check_logmel(logmel, self.in_bins)
-        x = torch.stack([logmel[:, :, 1:], logmel.diff(dim=2)], dim=1)  # (b, 2, mels, t-1)
-        features = _run(self.parts.stem, x)  # (b, c, keys, t-1)
+        features = _run(self.parts.stem, with_differences(logmel))  # (b, c, keys, t-1)
         onsets = sum(_run(stage, features) for stage in self.parts.onset_stages)  # (b, 1, keys, t-1)
-        velocities = _run(self.parts.velocity_stage, torch.cat([features, onsets], dim=1))  # (b, 1, keys, t-1)
-        return onsets.squeeze(1), velocities.squeeze(1)
+        return torch.cat([features, onsets], dim=1)
+
+    def _with_harmonics(self, shared: Tensor, logmel: Tensor) -> Tensor:
+        normalise = self.parts.stem[0]
+        levels = normalise.run(with_differences(logmel), None)[0][:, 0]  # (b, mels, t-1)
+        return torch.cat([shared, harmonic_levels(levels)], dim=1)
 
 
 LocalFunction = Callable[[Tensor], Tensor]  # depends on at most HALO frames to either side
@@ -139,7 +165,7 @@ def _prepare(steps: list[Step], dtype: torch.dtype) -> list[incremental.Step]:
                 local_reach += reach(step.conv)
             case Pointwise():
                 local.append(_pointwise(step, dtype))
-            case ToKeys(layer):
+            case ToKeys(layer) | KeyMean(layer) | Readout(layer):
                 local.append(layer)
             case Dropout():
                 pass

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ov_piano.model.base import OnsetVelocityBase
+from ov_piano.model.base import OnsetVelocityBase, with_differences
+from ov_piano.model.harmonics import harmonic_levels
 from ov_piano.model.layers import ContextAwareModule, in_turn
 
 GATE_FRAMES = 2000  # 48 s
@@ -37,16 +38,26 @@ class Step(NamedTuple):
 class Parts(NamedTuple):
     """A network's parts as steps; see `OnsetVelocityBase`."""
 
-    stem: Sequence[Step]  # including specnorm
+    stem: Sequence[Step]  # including specnorm, as the first step
     onset_stages: Sequence[Sequence[Step]]
     velocity_stage: Sequence[Step]
+    sounding_stage: Sequence[Step] | None = None
+
+    @property
+    def maps(self) -> int:
+        """Number of output maps: onsets and velocities, with a sounding stage also sounding keys and note ends."""
+        return 2 if self.sounding_stage is None else 4
 
 
 def plain_parts(model: OnsetVelocityBase) -> Parts:
     """The network in plain PyTorch, one step per layer."""
     stem = [_plain_step(layer) for part in (model.specnorm, model.stem) for layer in in_turn(part)]
     onset_stages = [[_plain_step(layer) for layer in in_turn(stage)] for stage in model.onset_stages]
-    return Parts(stem, onset_stages, [_plain_step(layer) for layer in in_turn(model.velocity_stage)])
+    velocity_stage, sounding_stage = (
+        None if stage is None else [_plain_step(layer) for layer in in_turn(stage)]
+        for stage in (model.velocity_stage, model.sounding_stage)
+    )
+    return Parts(stem, onset_stages, velocity_stage, sounding_stage)
 
 
 def _plain_step(layer: nn.Module) -> Step:
@@ -72,20 +83,28 @@ class IncrementalNet:
     def __init__(self, parts: Parts):
         self._stem = _Memory(parts.stem)
         self._onset_stages = [_Memory(stage) for stage in parts.onset_stages]
+        self._normalise = parts.stem[0]
         self._velocity_stage = _Memory(parts.velocity_stage)
+        self._sounding_stage = None if parts.sounding_stage is None else _Memory(parts.sounding_stage)
 
     @torch.inference_mode()
     def __call__(self, logmel: Tensor, settled: int) -> Tensor:
         """Log-mel (b, mels, 1 + t) in dB -> onset and velocity logits (b, 2, keys, t) of all frames but the first.
 
+        With a sounding stage, its logits are the third and fourth map.
+
         :param settled: how many of the t frames, counted from the first, are final; the next call must start with
             the last of them
         """
-        x = torch.stack([logmel[:, :, 1:], logmel.diff(dim=2)], dim=1)  # (b, 2, mels, t)
+        x = with_differences(logmel)  # (b, 2, mels, t)
         features = self._stem(x, settled)  # (b, c, keys, t)
         onsets = sum(stage(features, settled) for stage in self._onset_stages)  # (b, 1, keys, t)
-        velocities = self._velocity_stage(torch.cat([features, onsets], dim=1), settled)  # (b, 1, keys, t)
-        return torch.cat([onsets, velocities], dim=1)
+        shared = torch.cat([features, onsets], dim=1)  # (b, c+1, keys, t)
+        maps = [onsets, self._velocity_stage(shared, settled)]  # (b, 1, keys, t) each
+        if self._sounding_stage is not None:
+            harmonics = harmonic_levels(self._normalise.run(x, None)[0][:, 0])
+            maps.append(self._sounding_stage(torch.cat([shared, harmonics], dim=1), settled))
+        return torch.cat(maps, dim=1)
 
 
 class _Memory:

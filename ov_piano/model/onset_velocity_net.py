@@ -32,7 +32,7 @@ class OnsetVelocityNet(OnsetVelocityBase):
         dropout: float = 0.15,
         init: bool = True,
     ):
-        super().__init__(in_bins)
+        super().__init__(in_bins, STEM_CHANNELS, out_bins)
         c = STEM_CHANNELS
         settings = {"keys": out_bins, "momentum": batch_norm, "slope": leaky_relu_slope, "dropout": dropout}
         self.specnorm = SubSpectralNorm(2, in_bins, batch_norm)

@@ -30,7 +30,7 @@ class OnsetsAndVelocities(OnsetVelocityBase):
         dropout: float = 0.15,
         init: bool = True,
     ):
-        super().__init__(in_bins)
+        super().__init__(in_bins, STEM_CHANNELS, out_bins)
         c = STEM_CHANNELS
         branches = {"widths": (11, 11, 11), "dilations": (1, 2, 3), "head": (200, 200)}
         settings = {"keys": out_bins, "momentum": batch_norm, "slope": leaky_relu_slope, "dropout": dropout}

@@ -20,6 +20,11 @@ def adamwr(default: object) -> dict[str, object]:
     return {"OPTIMIZER=AdamWR": default}
 
 
+def ends(default: object) -> dict[str, object]:
+    """Default for training the note ends."""
+    return {"TRAIN_ENDS=true": default}
+
+
 @dataclass
 class Training(StoresConf, DatasetConf):
     """Data, optimiser, regularisation and loss."""
@@ -34,14 +39,16 @@ class Training(StoresConf, DatasetConf):
     TRAIN_BS: int = option(30, "batch size, in chunks", POSITIVE, of_2023(40))
     TRAIN_BATCH_SECS: float = option(5.0, "chunk length in seconds", POSITIVE)
     DATALOADER_WORKERS: int = option(8, "processes that load chunks; 0: load in the training process", NON_NEGATIVE)
-    LR_MAX: float = option(6.0, "maximum learning rate of the first cycle", POSITIVE, adamwr(0.008))
+    LR_MAX: float = option(6.0, "maximum learning rate of the first cycle", POSITIVE, ends(0.006) | adamwr(0.008))
     LR_MIN: float = option(1.0e-05, "minimum learning rate of the first cycle (SGDR)", NON_NEGATIVE)
-    LR_PERIOD: int = option(1500, "length of the first cycle, in steps", POSITIVE, adamwr(1000))
+    LR_PERIOD: int = option(1500, "length of the first cycle, in steps", POSITIVE, ends(2000) | adamwr(1000))
     LR_DECAY: float = option(0.95, "factor applied to both learning rates after each cycle", POSITIVE, adamwr(0.975))
     LR_SLOWDOWN: float = option(1.0, "factor applied to the cycle length after each cycle", POSITIVE)
     MOMENTUM: float = option(0.85, "momentum (SGDR)", FRACTION)
     WEIGHT_DECAY: float = option(0.0, "weight decay", NON_NEGATIVE, adamwr(0.0003))
-    BATCH_NORM: float = option(0.85, "batch-norm momentum: weight of the newest batch", FRACTION, of_2023(0.95))
+    BATCH_NORM: float = option(
+        0.85, "batch-norm momentum: weight of the newest batch", FRACTION, ends(0.1) | of_2023(0.95)
+    )
     DROPOUT: float = option(0.15, "dropout probability", FRACTION)
     LEAKY_RELU_SLOPE: float = option(0.1, "negative slope of the leaky ReLUs", NON_NEGATIVE)
     ONSET_POSITIVES_WEIGHT: float = option(8.0, "weight of positives in the onset loss", POSITIVE)
@@ -80,7 +87,7 @@ class Running:
     """Length of the run, resuming, batch-norm statistics, augmentation and caching."""
 
     RANDOM_SEED: int = option(0, "seed for initial weights, chunk order and dropout", SEED)
-    MAX_STEPS: int | None = option(None, "maximum number of steps; null: no limit", POSITIVE)
+    MAX_STEPS: int | None = option(None, "maximum number of steps; null: no limit", POSITIVE, ends(2100))
     SAVE_EVERY: int = option(100, "steps between saves of the training state", POSITIVE)
     RESUME: str | None = option(
         None, "training state to resume from; auto: the newest in OUTPUT_DIR, or start afresh if there is none"
@@ -117,10 +124,16 @@ class Method:
         "SGDR",
         "SGDR (SGD with momentum) or AdamWR (AdamW), both with warm restarts",
         one_of("SGDR", "AdamWR"),
-        of_2023("AdamWR"),
+        ends("AdamWR") | of_2023("AdamWR"),
     )
     LR_WARMUP: float = option(
-        0.5, "linear warm-up before the first cycle, as a multiple of LR_PERIOD (AdamWR)", NON_NEGATIVE
+        0.5, "linear warm-up before the first cycle, as a multiple of LR_PERIOD (AdamWR)", NON_NEGATIVE, ends(0.05)
+    )
+    TRAIN_ENDS: bool = option(
+        False, "train the sounding stage for note ends instead, on the frozen network of SNAPSHOT_INPATH"
+    )
+    ENDS_INPATH: str | None = option(
+        None, "note ends to start from (TRAIN_ENDS), also those of another snapshot; null: random weights"
     )
 
 
@@ -133,6 +146,8 @@ class TrainConf(Method, SpeedConf, Running, MapsConf, Scoring, DecoderConf, Vali
             raise InputError(f"setting LR_MIN={self.LR_MIN}: expected at most LR_MAX={self.LR_MAX}")
         if self.LR_PERIOD < 2:
             raise InputError(f"setting LR_PERIOD={self.LR_PERIOD}: expected at least 2 steps")
+        if self.TRAIN_ENDS and not self.TRAINABLE_ONSETS:
+            raise InputError("setting TRAIN_ENDS=true: expected TRAINABLE_ONSETS=true (the network is frozen anyway)")
 
     @property
     def tolerances(self) -> Tolerances:

@@ -1,4 +1,7 @@
-"""Snapshots saved in training, named after network, time, step and scores like the published ones."""
+"""Snapshots saved in training, named after network, time, step and scores like the published ones.
+
+Training of the sounding stage saves its weights alone, as ``….ends.torch``.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,6 +14,8 @@ from ov_piano.log import timestamp
 from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
 from ov_piano.model.sidecar import sidecar_path, write_sidecar
 from ov_piano.model.snapshot import save_snapshot
+from ov_piano.model.sounding import SUFFIX as ENDS_SUFFIX
+from ov_piano.model.sounding import has_sounding_stage, save_ends
 from ov_piano.settings import LogMelSettings
 
 
@@ -33,17 +38,20 @@ class SnapshotFolder:
 
     def save(self, model: nn.Module, step: int, scores: dict[str, float] | None = None) -> Path:
         """Save ``model`` and return the path; ``scores`` are those of its cross-validation."""
-        score = "" if scores is None else f"_f1={scores['F1']:.4f}"
-        if scores is not None and isinstance(model, OnsetsAndVelocities):
+        has_ends = has_sounding_stage(model)
+        best = -1.0 if scores is None else scores["F1_offsets" if has_ends else "F1"]
+        score = "" if scores is None else f"_f1={best:.4f}"
+        if scores is not None and isinstance(model, OnsetsAndVelocities) and not has_ends:
             score += f"__{scores['F1_velocities']:.4f}"
-        path = self.folder / f"{type(model).__name__}_{timestamp()}step={step}{score}.torch"
+        save, suffix = (save_ends, ENDS_SUFFIX) if has_ends else (save_snapshot, ".torch")
+        path = self.folder / f"{type(model).__name__}_{timestamp()}step={step}{score}{suffix}"
         sidecar = write_sidecar(path, self._entries(model, step, scores))  # first: no snapshot is ever without it
         try:
-            save_snapshot(model, path)
+            save(model, path)
         except BaseException:
             sidecar.unlink(missing_ok=True)
             raise
-        self._saved.append((-1.0 if scores is None else scores["F1"], path))
+        self._saved.append((best, path))
         if self.keep is not None:
             self._delete_all_but(self.keep)
         return path

@@ -23,6 +23,11 @@ class Losses(NamedTuple):
     velocity: Tensor  # weighted
     velocity_floor: Tensor  # the minimum of ``velocity`` for these targets; no gradient
 
+    @property
+    def logged(self) -> dict[str, Tensor]:
+        """The losses to log, by name."""
+        return {"onset_loss": self.onset, "velocity_loss": self.velocity, "velocity_loss_floor": self.velocity_floor}
+
 
 class TrainingForward(nn.Module):
     """The forward pass in training, as a module for `DistributedDataParallel` to wrap."""
@@ -37,14 +42,37 @@ class TrainingForward(nn.Module):
         return self.model(logmel, self.trainable_onsets)
 
 
-class TrainingStep:
+class Step:
     """Losses and weight update of one step, as two methods, so that a run can be inspected in between.
 
-    :param forward: log-mel (b, mels, t) -> onset logits of each stage and velocity logits, (b, keys, t-1)
+    :param forward: log-mel (b, mels, t) -> logits
     :param optimizer: ``schedule`` sets its learning rate at every update
+    :param bf16: run the forward pass under bfloat16 autocast
+    """
+
+    def __init__(self, forward: Callable, optimizer: torch.optim.Optimizer, schedule: Schedule, *, bf16: bool = False):
+        self.forward, self.optimizer, self.schedule, self.bf16 = forward, optimizer, schedule, bf16
+
+    def update(self, losses: NamedTuple, step: int) -> tuple[float, bool]:
+        """Backpropagate ``losses.total`` and update the weights at the 1-based ``step``.
+
+        Returns the learning rate and whether this step ends a cycle.
+        """
+        lr, cycle_ends = self.schedule(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        self.optimizer.step()
+        return lr, cycle_ends
+
+
+class TrainingStep(Step):
+    """The step of the network, see `Step`.
+
+    :param forward: log-mel (b, mels, t) -> onset logits of each stage and velocity logits, (b, keys, t-1)
     :param velocity_weight: weight of the velocity loss in the total
     :param train_onsets: whether the total includes the onset loss
-    :param bf16: run the forward pass under bfloat16 autocast
     """
 
     def __init__(
@@ -58,13 +86,10 @@ class TrainingStep:
         train_onsets: bool = True,
         bf16: bool = False,
     ):
-        self.forward = forward
-        self.optimizer = optimizer
-        self.schedule = schedule
+        super().__init__(forward, optimizer, schedule, bf16=bf16)
         self.positives_weight = positives_weight
         self.velocity_weight = velocity_weight
         self.train_onsets = train_onsets
-        self.bf16 = bf16
 
     def losses(self, logmel: Tensor, key_velocities: Tensor) -> Losses:
         """Losses for a batch: ``logmel`` (b, mels, t) in dB, ``key_velocities`` (b, keys, t) in 0-127."""
@@ -75,19 +100,6 @@ class TrainingStep:
         velocity = self.velocity_weight * velocity_loss(velocity_logits, onset_target, velocity_target)
         floor = self.velocity_weight * velocity_loss_floor(onset_target, velocity_target)
         return Losses(onset + velocity if self.train_onsets else velocity, onset, velocity, floor)
-
-    def update(self, losses: Losses, step: int) -> tuple[float, bool]:
-        """Backpropagate ``losses`` and update the weights at the 1-based ``step``.
-
-        Returns the learning rate and whether this step ends a cycle.
-        """
-        lr, cycle_ends = self.schedule(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        self.optimizer.step()
-        return lr, cycle_ends
 
 
 def sgd(model: nn.Module, momentum: float, weight_decay: float) -> torch.optim.SGD:

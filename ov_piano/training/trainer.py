@@ -21,6 +21,7 @@ from ov_piano.training.batch_norm import reestimate_statistics
 from ov_piano.training.cross_validation import CrossValidation, summary
 from ov_piano.training.processes import Processes
 from ov_piano.training.snapshots import SnapshotFolder
+from ov_piano.training.sounding import SoundingStep
 from ov_piano.training.state import NAME, NOT_FINITE, TrainingState, seed_step
 from ov_piano.training.step import TrainingStep
 
@@ -30,15 +31,18 @@ logger = logging.getLogger(__name__)
 class StepReport(NamedTuple):
     """Losses, learning rate and duration of one step."""
 
-    onset_loss: float
-    velocity_loss: float
-    velocity_loss_floor: float  # the minimum of the velocity loss: the entropy of the targets
+    losses: dict[str, float]  # by name; ``velocity_loss_floor`` is the entropy of the targets
     lr: float
     secs: float
     cycle_ends: bool
 
     def __str__(self) -> str:
-        return f"losses {self.onset_loss:.6f} {self.velocity_loss:.6f}, lr {self.lr:.6g}, {self.secs:.2f} s"
+        losses = " ".join(f"{loss:.6f}" for name, loss in self.losses.items() if name != "velocity_loss_floor")
+        return f"losses {losses}, lr {self.lr:.6g}, {self.secs:.2f} s"
+
+    def record(self) -> dict[str, float]:
+        """All values by name, for the log."""
+        return self.losses | {"lr": self.lr, "secs": self.secs, "cycle_ends": self.cycle_ends}
 
 
 class Validation(NamedTuple):
@@ -61,7 +65,7 @@ class Trainer:
     """
 
     model: OnsetVelocityBase
-    training_step: TrainingStep
+    training_step: TrainingStep | SoundingStep
     cross_validation: CrossValidation
     processes: Processes
     seed: int
@@ -103,15 +107,16 @@ class Trainer:
         logmel = chunks.logmel.to(self.processes.device, non_blocking=True)
         key_velocities = chunks.key_velocities.to(self.processes.device, non_blocking=True)
         losses = self.training_step.losses(*self.augment(logmel, key_velocities))
-        scalars = torch.stack([losses.onset.detach(), losses.velocity.detach(), losses.velocity_floor])
-        onset, velocity, floor = self.processes.mean(scalars).tolist()
+        names, scalars = zip(*losses.logged.items(), strict=True)
+        means = self.processes.mean(torch.stack([scalar.detach() for scalar in scalars])).tolist()
+        logged = dict(zip(names, means, strict=True))
         if self.wants_pause(step):
             breakpoint()
-        if not isfinite(onset + velocity):
-            self._stop_at(onset, velocity, chunks)
+        if not isfinite(sum(means)):
+            self._stop_at(logged, chunks)
         lr, cycle_ends = self.training_step.update(losses, step)
         self.step, self.batch = step, self.batch + 1
-        return StepReport(onset, velocity, floor, lr, time.perf_counter() - started, cycle_ends)
+        return StepReport(logged, lr, time.perf_counter() - started, cycle_ends)
 
     def model_for_use(self) -> OnsetVelocityBase:
         """A copy of the model in eval mode, with re-estimated batch-norm statistics if configured."""
@@ -171,11 +176,14 @@ class Trainer:
             conf=self.conf_yaml,
         ).save(self.states_folder, name)
 
-    def _stop_at(self, onset_loss: float, velocity_loss: float, chunks: Chunks) -> None:
+    def _stop_at(self, losses: dict[str, float], chunks: Chunks) -> None:
+        values = ", ".join(
+            f"{name.removesuffix('_loss')} {loss:g}" for name, loss in losses.items() if "floor" not in name
+        )
         names = sorted({self.recording_names[index] for index in chunks.recordings.tolist()})
         path = self._save_state(NOT_FINITE)
         raise InputError(
-            f"step {self.step + 1}: the loss is not finite (onset {onset_loss:g}, velocity {velocity_loss:g}); try a "
+            f"step {self.step + 1}: the loss is not finite ({values}); try a "
             f"lower LR_MAX, and RESUME=auto to continue from the last good state; recordings in the batch: "
             f"{', '.join(names)}; state for inspection: {path}"
         )

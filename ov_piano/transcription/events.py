@@ -9,6 +9,7 @@ from torch import Tensor
 from ov_piano.constants import FRAME_SECS, LOWEST_NOTE
 from ov_piano.settings import Chunking
 from ov_piano.transcription.decoder import Decoder
+from ov_piano.transcription.note_ends import END_IN_FRAME, NoteEnds
 from ov_piano.transcription.strided import Infer, Read, onset_velocity_pieces
 
 MAX_VELOCITY = 127  # MIDI velocity of a network output of 1.0
@@ -27,16 +28,23 @@ def detect_events(
 ) -> pd.DataFrame:
     """Note events of a whole recording, ordered by onset, then note.
 
-    Columns: ``onset_secs``, ``note`` (MIDI), ``velocity`` (0-127, not rounded), ``prob``.
-    See `onset_velocity_pieces` for the other parameters.
+    Columns: ``onset_secs``, ``note`` (MIDI), ``velocity`` (0-127, not rounded), ``prob``. If ``infer`` has a
+    sounding stage, there is ``offset_secs`` after the onsets: the note's end, unless its key is struck again before
+    (see ``note_ends.py``). See `onset_velocity_pieces` for the other parameters.
 
     :param threshold: minimum probability of an event
     :param progress: called after each chunk with its duration in seconds
     """
 
+    ends: NoteEnds | None = None
+
     def reporting(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        nonlocal ends
         for piece in pieces:
             progress(piece.shape[2] * frame_secs)
+            if len(piece) > 2:
+                ends = ends or NoteEnds()
+                ends.add(piece[2:])
             yield piece
 
     pieces = reporting(onset_velocity_pieces(infer, read, frames, chunking))
@@ -49,11 +57,14 @@ def detect_events(
             "prob": found["prob"],
         }
     )
+    if ends is not None:
+        offset_frames = ends(found["key"].to_numpy(), found["t_idx"].to_numpy())
+        events.insert(1, "offset_secs", (offset_frames + END_IN_FRAME) * frame_secs)
     return events.sort_values(["onset_secs", "note"], ignore_index=True)
 
 
 def decode_pieces(decoder: Decoder, pieces: Iterable[Tensor], threshold: float) -> Iterator[pd.DataFrame]:
-    """Events of consecutive ``pieces`` (2, keys, t), as if decoded in one go; yields tables in order of time.
+    """Events of consecutive ``pieces`` (2 or more, keys, t), as if decoded in one go; yields tables in order of time.
 
     An event depends on ``reach`` frames to either side, so each piece is decoded with the end of the previous one.
     """

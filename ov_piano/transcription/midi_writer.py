@@ -1,7 +1,7 @@
 """Note events -> Standard MIDI File.
 
-The network detects onsets and velocities but not offsets: a note ends at the next onset of
-its key or after a maximum duration.
+A note ends at its ``offset_secs`` or, for events without note ends, after a fixed duration; at the latest at the
+next onset of its key.
 """
 
 import logging
@@ -13,11 +13,12 @@ import pandas as pd
 
 from ov_piano.errors import InputError
 from ov_piano.machine.atomic import atomic_write
+from ov_piano.transcription.note_ends import end_by_next_onset, has_ends
 
 TEMPO = 500_000  # microseconds per beat: 120 bpm, the MIDI default
 TICKS_PER_BEAT = 960
 TICK_SECS = TEMPO / 1e6 / TICKS_PER_BEAT  # 0.52 ms
-NOTE_SECS = 0.5  # maximum note duration
+NOTE_SECS = 0.5  # duration of a note without a known end
 
 log = logging.getLogger(__name__)
 
@@ -25,18 +26,21 @@ log = logging.getLogger(__name__)
 def to_notes(events: pd.DataFrame, note_secs: float = NOTE_SECS) -> np.ndarray:
     """Events (``onset_secs``, ``note``, ``velocity``) -> (n, 4): onset s, offset s, MIDI note, velocity 1-127.
 
-    Ordered by onset, then note. Of simultaneous events of one key, the loudest is kept.
+    Offsets are those of the column ``offset_secs`` or, without it, ``note_secs`` after the onset, but at the latest
+    the next onset of the note. Ordered by onset, then note. Of simultaneous events of one key, the loudest is kept.
 
     :raises InputError: values are not finite, or ``note_secs`` is not above 0
     """
     if not 0 < note_secs < np.inf:
         raise InputError(f"note_secs {note_secs}: expected a number above 0")
-    if not np.isfinite(events[["onset_secs", "note", "velocity"]].to_numpy(np.float64)).all():
-        raise InputError("events: expected finite onset_secs, note and velocity")
+    columns = ["onset_secs", "note", "velocity"] + ["offset_secs"] * has_ends(events)
+    if not np.isfinite(events[columns].to_numpy(np.float64)).all():
+        raise InputError(f"events: expected finite {', '.join(columns)}")
     table = events.sort_values(["onset_secs", "note", "velocity"])
     table = table.drop_duplicates(["onset_secs", "note"], keep="last")
-    following = table.groupby("note")["onset_secs"].shift(-1, fill_value=np.inf)
-    offset = np.minimum(table["onset_secs"] + note_secs, following)
+    if not has_ends(events):
+        table = table.assign(offset_secs=table["onset_secs"] + note_secs)
+    offset = end_by_next_onset(table)["offset_secs"]
     velocity = table["velocity"].round().clip(1, 127)
     return np.stack([table["onset_secs"], offset, table["note"], velocity], axis=1).astype(np.float64)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from ov_piano.constants import KEYS
 from ov_piano.settings import Chunking
 
-Infer = Callable[[Tensor], tuple[Tensor, Tensor]]
+Infer = Callable[[Tensor], tuple[Tensor, ...]]
 Read = Callable[[int, int], Tensor]
 
 
@@ -44,20 +44,23 @@ def chunk_spans(frames: int, chunking: Chunking) -> Iterator[Span]:
 def onset_velocity_pieces(infer: Infer, read: Read, frames: int, chunking: Chunking) -> Iterator[Tensor]:
     """Onset probabilities and velocities of a recording in consecutive pieces, (2, keys, t) in 0..1 each.
 
+    A network with a sounding stage adds two maps: probabilities of sounding keys and of note ends.
+
     The network's output lacks the first frame, which is 0 here. It depends slightly on the whole chunk
     (through the gates of the context-aware modules), so results differ slightly between chunk sizes.
 
-    :param infer: log-mel (1, mels, t) -> onset logits and velocity logits, both (1, keys, t-1), on any device
+    :param infer: log-mel (1, mels, t) -> the logits of these maps, (1, keys, t-1) each, on any device
     :param read: (begin, end) -> log-mel of these frames, (mels, t) in dB
     :param frames: number of frames of the recording, at least 1
     """
     for begin, end, keep_begin, keep_end in chunk_spans(frames, chunking):
         logmel = read(begin, end)[None]  # (1, mels, t)
         if end - begin < 2:  # a one-frame recording
-            yield logmel.new_zeros(2, KEYS, end - begin)
+            maps = len(infer(F.pad(logmel, (0, 1), mode="replicate")))
+            yield logmel.new_zeros(maps, KEYS, end - begin)
             continue
-        logits = torch.cat(infer(logmel)).float()  # (2, keys, t-1)
-        maps = F.pad(logits.sigmoid(), (1, 0))  # (2, keys, t)
+        logits = torch.cat(infer(logmel)).float()  # (maps, keys, t-1)
+        maps = F.pad(logits.sigmoid(), (1, 0))  # (maps, keys, t)
         yield maps[:, :, keep_begin - begin : keep_end - begin]
 
 
@@ -68,6 +71,6 @@ def onset_velocity_maps(infer: Infer, logmel: Tensor, chunking: Chunking) -> tup
     frames = logmel.shape[1]
     maps, done = logmel.new_empty(2, KEYS, frames, dtype=torch.float32), 0
     for piece in onset_velocity_pieces(infer, lambda begin, end: logmel[:, begin:end], frames, chunking):
-        maps[:, :, done : done + piece.shape[2]] = piece
+        maps[:, :, done : done + piece.shape[2]] = piece[:2]
         done += piece.shape[2]
     return maps[0], maps[1]

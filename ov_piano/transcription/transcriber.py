@@ -21,10 +21,12 @@ from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.incremental import plain_parts
 from ov_piano.model.networks import load_network
 from ov_piano.model.sidecar import PUBLISHED, read_sidecar
+from ov_piano.model.sounding import has_sounding_stage, load_with_ends
 from ov_piano.resources import default_snapshot
 from ov_piano.settings import Chunking, DecoderSettings, LogMelSettings
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.events import detect_events
+from ov_piano.transcription.note_ends import end_by_next_onset, has_ends, shifted
 from ov_piano.transcription.stream import SpooledLogMel, spool_logmel
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Transcriber:
     :param shift: seconds added to every onset; None: the snapshot's own
     :param device: "cpu", "cuda", "cuda:1" …
     :param chunking: how to split long recordings; default: chunks of 300 s with an overlap of 11 s
+    :param ends: path to the weights for note ends; None: the file beside the snapshot, if any
     :param leaky_relu_slope: the value used in training the snapshot; None: the snapshot's own, else 0.1
     :param fast: use the optimised kernels on the CPU; False: plain PyTorch
     :raises InputError: an invalid file or value
@@ -64,6 +67,7 @@ class Transcriber:
         decoder: DecoderSettings = DecoderSettings(),
         leaky_relu_slope: float | None = None,
         fast: bool = True,
+        ends: str | Path | None = None,
     ):
         if threshold is not None and not 0 <= threshold <= 1:
             raise InputError(f"threshold {threshold}: expected a number from 0 to 1")
@@ -73,7 +77,8 @@ class Transcriber:
             raise InputError(f"leaky_relu_slope {leaky_relu_slope}: expected a number of at least 0")
         self.snapshot = Path(snapshot or default_snapshot())
         self.device = select_device(device)
-        model = load_model(self.snapshot, device, leaky_relu_slope)
+        model = load_with_ends(self.snapshot, leaky_relu_slope, ends).to(self.device)
+        self.has_ends = has_sounding_stage(model)
         sidecar = read_sidecar(self.snapshot)
         self.logmel = sidecar.logmel or LogMelSettings(mels=model.in_bins)
         _check_supported(self.logmel, sidecar.path)
@@ -96,8 +101,8 @@ class Transcriber:
     def __call__(self, audio: str | Path | np.ndarray | Tensor, sample_rate: float | None = None) -> pd.DataFrame:
         """Transcribe a file, or an array at ``sample_rate``; see `spool_logmel` for the accepted arrays.
 
-        Returns note events ordered by onset: ``onset_secs``, ``note`` (MIDI), ``velocity`` (0-127), ``prob``.
-        Memory use does not depend on the length of a file.
+        Returns note events ordered by onset: ``onset_secs``, ``note`` (MIDI), ``velocity`` (0-127), ``prob``; with
+        note ends (``has_ends``) also ``offset_secs``. Memory use does not depend on the length of a file.
 
         :raises InputError: the audio cannot be read or is invalid
         """
@@ -114,8 +119,7 @@ class Transcriber:
             chunking=self.chunking,
             progress=progress,
         )
-        events["onset_secs"] = (events["onset_secs"] + self.shift).clip(lower=0.0)
-        return events
+        return shifted(end_by_next_onset(events) if has_ends(events) else events, self.shift)
 
 
 def _check_supported(logmel: LogMelSettings, path: Path) -> None:
