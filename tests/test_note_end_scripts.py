@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ov_piano import Transcriber, transcribe
+from ov_piano import StreamingTranscriber, Transcriber, transcribe
 from ov_piano.cli import run
 from ov_piano.errors import InputError
 from ov_piano.model.networks import load_network
@@ -165,3 +165,16 @@ def test_a_transcriber_finds_the_note_ends_beside_the_snapshot(snapshot, trained
     events = Transcriber(tmp_path / "net.torch")(wave, 16_000)
     assert len(events)
     assert (events["offset_secs"] > events["onset_secs"]).all()
+
+
+def test_a_stream_has_the_same_events_with_and_without_note_ends(snapshot, trained, tmp_path):
+    for suffix in (".torch", ".yaml"):
+        shutil.copy(snapshot.with_suffix(suffix), tmp_path / f"net{suffix}")
+    wave = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    found = []
+    for _ in range(2):
+        stream = StreamingTranscriber(Transcriber(tmp_path / "net.torch"))
+        found.append(stream.feed(wave, 16_000) + stream.flush())
+        shutil.copy(trained_ends(trained, 2), tmp_path / "net.ends.torch")
+    assert found[0]
+    assert found[0] == found[1]

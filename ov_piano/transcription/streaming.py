@@ -142,7 +142,7 @@ class StreamingTranscriber:
         """Start a new stream at 0 s, at any sampling rate; keep the settings."""
         self._input: StreamLogMel | None = None
         self._sample_rate, self._ended = None, False
-        self._net = IncrementalNet(self._transcriber.parts)
+        self._net = IncrementalNet(self._transcriber.parts._replace(sounding_stage=None))  # no note ends in streams
         self._columns = torch.zeros(self._transcriber.mels, 0)  # log-mel: unsettled frames and the one before
         self._maps = torch.zeros(2, KEYS, 1)  # latest onset probabilities and velocities; 0 for frame 0
         self._maximum_db = -np.inf  # so far
