@@ -48,6 +48,18 @@ def pedal_curve(mid: mido.MidiFile, samples: int, sample_rate: int, pedal_on: in
     return curve
 
 
+def switch_pedal(mid: mido.MidiFile, pedal_on: int) -> None:
+    """Make the sustain pedal a switch, in place: down (127) from ``pedal_on``, up (0) below.
+
+    A piano's dampers lift somewhere on the pedal's way, and labels must say where: otherwise a half-pressed pedal
+    holds notes in the labels that nobody hears.
+    """
+    for track in mid.tracks:
+        for msg in track:
+            if msg.type == "control_change" and msg.control == SUSTAIN:
+                msg.value = 127 if msg.value >= pedal_on else 0
+
+
 def cut(mid: mido.MidiFile, begin_secs: float, seconds: float) -> mido.MidiFile:
     """Cut a window out of a two-track file, at 120 beats per minute; omits notes that began before the window."""
     ticks = mid.ticks_per_beat * 2  # a second

@@ -8,7 +8,6 @@ that range, since MAESTRO's pianists play louder than others.
 """
 
 import argparse
-import shutil
 import zlib
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
@@ -20,16 +19,16 @@ import soundfile as sf
 import soxr
 from acoustics import recorded, with_key_noise, with_resonance
 from instruments import SOUND_FONTS, SR, Action, SampledPiano, play, play_sound_font
-from midi_tools import cut, pedal_curve, soften, sounding_notes, stretch
+from midi_tools import cut, pedal_curve, soften, sounding_notes, stretch, switch_pedal
 from tree import read_rows, write_rows
 
+PEDAL_DOWN = 64  # of a pedal that is either 0 or 127
 load_piano = cache(SampledPiano)
 
 
 def render(mid: mido.MidiFile, piano: str, data: Path, rng: np.random.Generator) -> np.ndarray:
-    """Render a MIDI file to a float32 wave, one second longer than the MIDI."""
-    pedal_on = int(rng.integers(20, 90))
-    notes, secs = sounding_notes(mid, pedal_on)
+    """Render a MIDI file, after `switch_pedal`, to a float32 wave, one second longer than the MIDI."""
+    notes, secs = sounding_notes(mid, PEDAL_DOWN)
     tuning = 2 ** (rng.uniform(-0.3, 0.3) / 12)  # played slower, then resampled: pitch moves, time does not
     if piano in SOUND_FONTS:
         wave = play_sound_font(stretch(mid, tuning), piano, rng)
@@ -38,7 +37,7 @@ def render(mid: mido.MidiFile, piano: str, data: Path, rng: np.random.Generator)
     length = int((secs + 1) * SR)
     wave = soxr.resample(wave, SR * tuning, SR, quality="HQ")
     wave = np.pad(wave, (0, max(0, length - len(wave))))[:length]
-    wave = with_resonance(wave, pedal_curve(mid, length, SR, pedal_on), rng)
+    wave = with_resonance(wave, pedal_curve(mid, length, SR, PEDAL_DOWN), rng)
     return recorded(with_key_noise(wave, notes, rng), rng)
 
 
@@ -52,13 +51,10 @@ def render_performance(row: dict, data: Path, out: Path, args: argparse.Namespac
     softer = rng.uniform(*args.dynamics) if args.dynamics and rng.random() < 0.5 else 1.0
     if args.seconds and mid.length > args.seconds:
         mid = cut(mid, rng.uniform(0, mid.length - args.seconds), args.seconds)
-        soften(mid, softer)
-        mid.save(target)
-    elif softer != 1.0:
-        soften(mid, softer)
-        mid.save(target)
-    else:
-        shutil.copy(source, target)
+    soften(mid, softer)
+    switch_pedal(mid, int(rng.integers(20, 90)))
+    mid.save(target)
+    mid = mido.MidiFile(target)  # mido keeps the merged tracks from before the changes
     sf.write(out / row["audio_filename"], render(mid, piano, data, rng), SR)
     return {**row, "duration": f"{min(mid.length, args.seconds or mid.length):.6f}"}
 
