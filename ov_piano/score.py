@@ -1,8 +1,9 @@
 """Score transcriptions: MIDI files against reference MIDI files.
 
 1. Read the notes of both files as script 2 reads its references: the sustain pedal extends notes.
-2. Match onsets within TOLERANCE_SECS on the same key, each note at most once, as mir_eval does; ignore offsets.
-3. Print the tables ONSETS, ONSETS+VELOCITIES and ANALYSIS, with one row per pair and the averages last.
+2. Match onsets within TOLERANCE_SECS on the same key, each note at most once, as mir_eval does.
+3. Print the tables ONSETS, ONSETS+VELOCITIES, ONSETS+OFFSETS (offset within 50 ms or 20 % of the note), FRAMES (which
+   keys sound in each frame) and ANALYSIS, with one row per pair and the averages last.
 
     ov-piano score REFERENCE ESTIMATE [KEY=value …]
 
@@ -21,9 +22,11 @@ from ov_piano.cli import run
 from ov_piano.config import POSITIVE, REQUIRED, option
 from ov_piano.errors import InputError
 from ov_piano.evaluation.analysis import analyse
+from ov_piano.evaluation.frames import frame_table
 from ov_piano.evaluation.ground_truth import load_ground_truths
 from ov_piano.evaluation.report import (
     format_table,
+    offset_table,
     onset_table,
     velocity_table,
     with_last_row,
@@ -86,7 +89,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 def as_events(notes: np.ndarray) -> pd.DataFrame:
     """Notes (n, 4) of a MIDI file as an event table, like a transcription's."""
-    table = pd.DataFrame({"onset_secs": notes[:, 0], "note": notes[:, 2], "velocity": notes[:, 3]})
+    table = pd.DataFrame(notes, columns=["onset_secs", "offset_secs", "note", "velocity"])
     return table.assign(prob=1.0)
 
 
@@ -100,7 +103,13 @@ def main(conf: ConfDef) -> None:
     tolerances = Tolerances(conf.TOLERANCE_SECS, conf.TOLERANCE_VEL)
     scored = (list(pairs), references, estimates, 0.0, conf.SHIFT, tolerances)  # threshold 0 keeps all events
     scores = score_recordings(*scored)
-    tables = {"onsets": onset_table(scores), "onsets_velocities": velocity_table(scores), "analysis": analyse(*scored)}
+    tables = {
+        "onsets": onset_table(scores),
+        "onsets_velocities": velocity_table(scores),
+        "onsets_offsets": offset_table(scores),
+        "frames": frame_table(*scored[:-1]),
+        "analysis": analyse(*scored),
+    }
     tables = {name: with_last_row(table, f"AVERAGES ({len(pairs)})") for name, table in tables.items()}
     for name, table in tables.items():
         print(format_table(name.upper().replace("_", "+"), table))

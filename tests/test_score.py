@@ -78,6 +78,18 @@ def test_a_sustain_pedal_does_not_change_onset_scores(tmp_path):
     write_midi(tmp_path / "found.mid", REFERENCE, controls=[(0.1, 64, 127), (2.6, 64, 0)])
     text = printed(tmp_path / "right.mid", tmp_path / "found.mid")
     assert row(text, "ONSETS+VELOCITIES", "right") == [1, 1, 1]
+    assert row(text, "ONSETS+OFFSETS", "right") == [0.25, 0.25, 0.25]  # only the last note ends in time
+
+
+def test_scores_with_offsets_by_hand(tmp_path):
+    write_midi(tmp_path / "right.mid", [(0.5, 1.5, 60, 40), (1.0, 1.1, 62, 80)])
+    write_midi(tmp_path / "found.mid", [(0.5, 1.68, 60, 40), (1.0, 1.16, 62, 80)])  # 18 % and 60 ms too long
+    text = printed(tmp_path / "right.mid", tmp_path / "found.mid")
+    assert row(text, "ONSETS", "right") == [1, 1, 1]
+    assert row(text, "ONSETS+OFFSETS", "right") == [0.5, 0.5, 0.5]
+    precision, recall, _ = row(text, "FRAMES", "right")
+    assert precision == pytest.approx(1.1 / 1.34, abs=0.03)
+    assert recall == 1
 
 
 def test_unpaired_files_are_refused(tmp_path):
