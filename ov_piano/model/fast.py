@@ -133,7 +133,7 @@ class FastNet(nn.Module):
 
     def _with_harmonics(self, shared: Tensor, logmel: Tensor) -> Tensor:
         normalise = self.parts.stem[0]
-        levels = normalise.run(with_differences(logmel), None)[0][:, 0]  # (b, mels, t-1)
+        levels = normalise.run(with_differences(logmel), None, 0)[0][:, 0]  # (b, mels, t-1)
         return torch.cat([shared, harmonic_levels(levels)], dim=1)
 
 

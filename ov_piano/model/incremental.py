@@ -102,7 +102,7 @@ class IncrementalNet:
         shared = torch.cat([features, onsets], dim=1)  # (b, c+1, keys, t)
         maps = [onsets, self._velocity_stage(shared, settled)]  # (b, 1, keys, t) each
         if self._sounding_stage is not None:
-            harmonics = harmonic_levels(self._normalise.run(x, None)[0][:, 0])
+            harmonics = harmonic_levels(self._normalise.run(x, None, 0)[0][:, 0])
             maps.append(self._sounding_stage(torch.cat([shared, harmonics], dim=1), settled))
         return torch.cat(maps, dim=1)
 
