@@ -23,7 +23,18 @@ from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
 from ov_piano.training.processes import Processes
 from ov_piano.training.state import TrainingState, saved_states
-from tests.scripts import MAPS_MEL_NAME, MAPS_ROLL_NAME, MEL_NAME, ROLL_NAME, ROOT, fail, load_script, refused, succeed
+from tests.scripts import (
+    MAPS_MEL_NAME,
+    MAPS_ROLL_NAME,
+    MEL_NAME,
+    ROLL_NAME,
+    ROOT,
+    accepted,
+    fail,
+    load_script,
+    refused,
+    succeed,
+)
 
 TINY = ("TRAIN_BS=2", "TRAIN_BATCH_SECS=1", "DATALOADER_WORKERS=1", "LR_MAX=0.5", "LR_PERIOD=4", "TRAIN_LOG_EVERY=1")
 
@@ -86,7 +97,7 @@ def test_resumed_training_equals_uninterrupted_training(toy_maestro, stores, tmp
     for runs in ([20], [10, 20]):
         output = tmp_path / f"{len(runs)} runs"
         for steps in runs:
-            args = (*maestro_args(toy_maestro, stores, output), *TINY, "XV_EVERY=100", "SAVE_EVERY=5")
+            args = (*maestro_args(toy_maestro, stores, output), *TINY, "XV_EVERY=100", "SAVE_EVERY=10")
             resume = ["RESUME=auto"] if steps > runs[0] else []
             succeed("1_train_onsets_velocities.py", *args, f"MAX_STEPS={steps}", *resume)
         final.append(TrainingState.load(saved_states(output / "training_states")[-1]))
@@ -119,7 +130,7 @@ def test_published_defaults_of_either_network_and_optimiser():
 
 def test_the_second_network_trains_resumes_and_names_its_snapshots(toy_maestro, stores, tmp_path):
     stores_229 = tmp_path / "stores"
-    succeed("0a_maestro_to_hdf5mel.py", f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={stores_229}", "MELBINS=229")
+    accepted("0a_maestro_to_hdf5mel.py", f"MAESTRO_INPATH={toy_maestro}", f"OUTPUT_DIR={stores_229}", "MELBINS=229")
     mel_path = stores_229 / MEL_NAME.replace("mel=250", "mel=229")
     tiny = ("TRAIN_BS=2", "TRAIN_BATCH_SECS=1", "DATALOADER_WORKERS=0", "LR_PERIOD=4", "XV_EVERY=100", "SAVE_EVERY=3")
     final = []
@@ -130,7 +141,7 @@ def test_the_second_network_trains_resumes_and_names_its_snapshots(toy_maestro, 
             args += (f"HDF5_ROLL_PATH={stores_229 / ROLL_NAME}", f"OUTPUT_DIR={output}", *tiny)
             resume = ["RESUME=auto"] if steps > runs[0] else []
             network = "NETWORK=OnsetsAndVelocities"
-            printed = succeed("1_train_onsets_velocities.py", *args, network, f"MAX_STEPS={steps}", *resume)
+            printed = accepted("1_train_onsets_velocities.py", *args, network, f"MAX_STEPS={steps}", *resume)
         final.append(TrainingState.load(saved_states(output / "training_states")[-1]))
     assert "OPTIMIZER: AdamWR" in printed
     assert "LR_MAX: 0.008" in printed
@@ -145,7 +156,7 @@ def test_the_second_network_trains_resumes_and_names_its_snapshots(toy_maestro, 
     load_snapshot(snapshot, OnsetsAndVelocities(init=False))
     stores = (f"HDF5_MEL_PATH={mel_path}", f"HDF5_ROLL_PATH={stores_229 / ROLL_NAME}", f"OUTPUT_DIR={tmp_path}")
     arguments = (f"MAESTRO_PATH={toy_maestro}", *stores, f"SNAPSHOT_INPATH={snapshot}", "SEARCH_THRESHOLDS=[0.74]")
-    assert "AVERAGES (t=0.74, s=-0.01)" in succeed("2_eval_onsets_velocities.py", *arguments)
+    assert "AVERAGES (t=0.74, s=-0.01)" in accepted("2_eval_onsets_velocities.py", *arguments)
 
 
 def test_the_second_network_needs_229_mel_bands(toy_maestro, stores, tmp_path):
@@ -214,7 +225,7 @@ def test_a_snapshot_in_the_published_format_is_evaluated(toy_maestro, stores, tm
     state = {name: torch.ones(shape, dtype=getattr(torch, dtype)) for name, (shape, dtype) in shapes.items()}
     torch.save(state, tmp_path / "published.torch")
     args = maestro_args(toy_maestro, stores, tmp_path)
-    printed = succeed("2_eval_onsets_velocities.py", *args, f"SNAPSHOT_INPATH={tmp_path / 'published.torch'}")
+    printed = accepted("2_eval_onsets_velocities.py", *args, f"SNAPSHOT_INPATH={tmp_path / 'published.torch'}")
     assert "AVERAGES (t=0.77, s=-0.01)" in printed
 
 
@@ -243,7 +254,7 @@ def test_maps_from_preprocessing_to_evaluation(toy_maps, tmp_path):
 )
 def test_unusable_settings_of_training_are_one_line(toy_maestro, stores, tmp_path, arg, expected):
     args = [a for a in maestro_args(toy_maestro, stores, tmp_path) if a.split("=")[0] != arg.split("=")[0]]
-    assert expected in fail("1_train_onsets_velocities.py", *args, arg)
+    assert expected in refused("1_train_onsets_velocities.py", *args, arg)
 
 
 @pytest.mark.parametrize("secs", [0.25, 0.5, 2.0])
