@@ -17,7 +17,6 @@ import ov_piano  # noqa: F401 -- first, since torch's threads are configured whe
 
 # isort: split
 import logging
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -25,12 +24,13 @@ import pandas as pd
 import torch
 
 from ov_piano.cli import run
-from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, NOT_EMPTY, POSITIVE, REQUIRED, option, to_yaml
+from ov_piano.config import to_yaml
 from ov_piano.data.chunks import RecordingDataset
 from ov_piano.data.hdf5 import StorePair, open_pair
 from ov_piano.data.splits import midi_paths, only_listed, split_indices
 from ov_piano.errors import InputError
 from ov_piano.evaluation.analysis import analyse
+from ov_piano.evaluation.conf import EvalConf as ConfDef
 from ov_piano.evaluation.evaluate import transcribe_dataset
 from ov_piano.evaluation.frames import frame_table
 from ov_piano.evaluation.ground_truth import load_ground_truths
@@ -50,113 +50,18 @@ from ov_piano.machine.atomic import atomic_folder
 from ov_piano.machine.device import select_device
 from ov_piano.machine.memory import keep_freed_memory
 from ov_piano.model.fast import optimize_for_inference
-from ov_piano.model.sidecar import OperatingPoint, read_sidecar, write_operating_point
+from ov_piano.model.sidecar import read_sidecar, write_operating_point
 from ov_piano.model.sounding import load_with_ends
 from ov_piano.plots.evaluation import draw_recordings, draw_search
 from ov_piano.plots.recording import Transcribed
 from ov_piano.plots.style import warn_on_error
 from ov_piano.provenance import git_commit
-from ov_piano.settings import DatasetConf, DecoderConf, InferenceConf, MapsConf, SpeedConf, StoresConf, Tolerances
+from ov_piano.settings import OperatingPoint
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.note_ends import has_ends
 from ov_piano.transcription.strided import Infer, onset_velocity_maps
 
 log = logging.getLogger("ov_piano")
-
-
-@dataclass
-class Output:
-    """Where results go."""
-
-    OUTPUT_DIR: str = option("out", "results go to its subfolder eval")
-
-
-@dataclass
-class Search:
-    """The snapshot, and the thresholds and shifts to search."""
-
-    SNAPSHOT_INPATH: str = option(REQUIRED, "snapshot to evaluate, saved by script 1")
-    XV_TAKE_ONE_EVERY: int = option(5, "use every n-th validation recording for the search", POSITIVE)
-    SEARCH_THRESHOLDS: list[float] = option([0.77], "onset probability thresholds to try", FRACTIONS)
-    SEARCH_SHIFTS: list[float] = option([-0.01], "time shifts to try, in seconds, added to detected onsets", NOT_EMPTY)
-    SEARCH_TIE: float = option(
-        0.0, "among shifts within this margin of the best onset F1, choose the most accurate onset times", FRACTION
-    )
-
-
-@dataclass
-class Scoring:
-    """Tolerances for correct notes."""
-
-    TOLERANCE_SECS: float = option(0.05, "onset tolerance in seconds", POSITIVE)
-    TOLERANCE_VEL: float = option(0.1, "velocity tolerance on a scale of 0-1", POSITIVE)
-
-
-@dataclass
-class Network:
-    """Network settings that the weights do not contain."""
-
-    LEAKY_RELU_SLOPE: float | None = option(
-        None, "negative slope of the leaky ReLUs, as in training; null: the snapshot's own, else 0.1", NON_NEGATIVE
-    )
-
-
-@dataclass
-class Saving:
-    """What to save besides the results."""
-
-    SAVE_OPERATING_POINT: bool = option(
-        False, "save the best threshold and shift beside the snapshot, where ov-piano transcribe finds them"
-    )
-
-
-@dataclass
-class Subset:
-    """Which recordings of the test split and which note ends to evaluate."""
-
-    TEST_RECORDINGS: str | None = option(
-        None, "text file with the names of the test recordings to evaluate, one per line; null: all"
-    )
-    ENDS_INPATH: str | None = option(
-        None, "note ends saved by script 1 with TRAIN_ENDS=true; null: X.ends.torch beside the snapshot X.torch, if any"
-    )
-
-
-@dataclass
-class ConfDef(
-    Subset,
-    SpeedConf,
-    Saving,
-    MapsConf,
-    Network,
-    InferenceConf,
-    Scoring,
-    DecoderConf,
-    Search,
-    StoresConf,
-    Output,
-    DatasetConf,
-):
-    """All settings; listed and printed from the last base class to the first."""
-
-    def __post_init__(self) -> None:
-        if self.INFERENCE_CHUNK_OVERLAP >= self.INFERENCE_CHUNK_SIZE:
-            raise InputError(
-                f"setting INFERENCE_CHUNK_OVERLAP={self.INFERENCE_CHUNK_OVERLAP:g}: "
-                f"expected less than INFERENCE_CHUNK_SIZE={self.INFERENCE_CHUNK_SIZE:g}"
-            )
-        if self.SAVE_OPERATING_POINT and not self.is_search:
-            raise InputError(
-                "setting SAVE_OPERATING_POINT=true: expected two or more SEARCH_THRESHOLDS or SEARCH_SHIFTS"
-            )
-
-    @property
-    def is_search(self) -> bool:
-        return len(self.SEARCH_THRESHOLDS) * len(self.SEARCH_SHIFTS) > 1
-
-    @property
-    def tolerances(self) -> Tolerances:
-        return Tolerances(self.TOLERANCE_SECS, self.TOLERANCE_VEL)
 
 
 class Recordings(NamedTuple):
@@ -209,26 +114,27 @@ def transcribe_recordings(
     )
 
 
-def find_threshold_and_shift(conf: ConfDef, pair: StorePair, infer: Infer) -> tuple[pd.DataFrame, float, float]:
+def find_operating_point(conf: ConfDef, pair: StorePair, infer: Infer) -> tuple[pd.DataFrame, OperatingPoint]:
     """Scores of all threshold-shift pairs on validation recordings, and the best pair; skips scoring a single pair."""
     thresholds, shifts = conf.SEARCH_THRESHOLDS, conf.SEARCH_SHIFTS
     if not conf.is_search:
         print("Single threshold and shift: skipping the search on validation recordings.\n", flush=True)
-        return pd.DataFrame({"threshold": thresholds, "shift": shifts}), thresholds[0], shifts[0]
+        return pd.DataFrame({"threshold": thresholds, "shift": shifts}), OperatingPoint(thresholds[0], shifts[0])
     recordings = load_recordings(conf, pair, split_indices(pair, "validation")[:: conf.XV_TAKE_ONE_EVERY])
     estimates = transcribe_recordings(conf, infer, recordings, min(thresholds), "validation")
     found = search(recordings.references, estimates, thresholds, shifts, conf.tolerances)
     print(format_table(f"SEARCH ({len(recordings.names)} validation recordings)", found), flush=True)
     best = best_row(found)
     if conf.SEARCH_TIE:
-        unshifted = analyse(recordings.names, recordings.references, estimates, best["threshold"], 0.0, conf.tolerances)
+        unshifted = OperatingPoint(best["threshold"], 0.0)
+        unshifted = analyse(recordings.names, recordings.references, estimates, unshifted, conf.tolerances)
         late_secs = unshifted["offset_secs"].mean()  # over recordings with pairs
         if np.isnan(late_secs):
             print("No detected onset is near a true one: SEARCH_TIE has no effect.\n")
-            return found, best["threshold"], best["shift"]
+            return found, OperatingPoint(best["threshold"], best["shift"])
         best = best_timed_row(found, late_secs, conf.SEARCH_TIE)
         print(f"Without a shift, onsets are {late_secs * 1000:.1f} ms late; choosing a shift of {best['shift']:g} s.\n")
-    return found, best["threshold"], best["shift"]
+    return found, OperatingPoint(best["threshold"], best["shift"])
 
 
 def transcribed(conf: ConfDef, infer: Infer, recordings: Recordings, index: int, estimate: np.ndarray) -> Transcribed:
@@ -265,33 +171,33 @@ def main(conf: ConfDef) -> None:
     test = load_recordings(conf, pair, test_indices(conf, pair))
     path = new_report_path(conf.OUTPUT_DIR)
     with atomic_folder(path) as folder:
-        found, threshold, shift = find_threshold_and_shift(conf, pair, infer)
-        estimates = transcribe_recordings(conf, infer, test, threshold, "test")
-        scores = score_recordings(test.names, test.references, estimates, threshold, shift, conf.tolerances)
-        analysis = analyse(test.names, test.references, estimates, threshold, shift, conf.tolerances)
+        found, point = find_operating_point(conf, pair, infer)
+        estimates = transcribe_recordings(conf, infer, test, point.threshold, "test")
+        scores = score_recordings(test.names, test.references, estimates, point, conf.tolerances)
+        analysis = analyse(test.names, test.references, estimates, point, conf.tolerances)
         tables = {"onsets": onset_table(scores), "onsets_velocities": velocity_table(scores)}
         if all(map(has_ends, estimates)):
-            frames = frame_table(test.names, test.references, estimates, threshold, shift, pair.frame_secs)
+            frames = frame_table(test.names, test.references, estimates, point, pair.frame_secs)
             tables |= {"onsets_offsets": offset_table(scores), "frames": frames}
         tables["analysis"] = analysis
-        tables = {name: with_averages(table, threshold, shift) for name, table in tables.items()}
+        tables = {name: with_averages(table, point) for name, table in tables.items()}
         for name, table in tables.items():
             print(format_table(name.upper().replace("_", "+"), table))
-        write_config(folder, to_yaml(conf), commit=git_commit(), threshold=threshold, shift=shift)
+        write_config(folder, to_yaml(conf), commit=git_commit(), **point._asdict())
         write_tables(folder, **tables, search=found)
-        write_events(folder, test.names, estimates, threshold, shift)
+        write_events(folder, test.names, estimates, point)
 
     if conf.SAVE_OPERATING_POINT:
-        save_operating_point(conf.SNAPSHOT_INPATH, OperatingPoint(threshold, shift))
+        save_operating_point(conf.SNAPSHOT_INPATH, point)
     print(f"Written to {path}", flush=True)
 
     def at_point(index: int) -> Transcribed:
-        found_notes = as_notes(estimates[index][above_threshold(estimates[index], threshold)], shift)
+        found_notes = as_notes(estimates[index][above_threshold(estimates[index], point.threshold)], point.shift)
         return transcribed(conf, infer, test, index, found_notes)
 
     with warn_on_error("pictures"):
-        draw_search(found, threshold, shift, path / "search.png")
-        draw_recordings(path / "pictures", scores, at_point, threshold, shift)
+        draw_search(found, point, path / "search.png")
+        draw_recordings(path / "pictures", scores, at_point, point)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ transcription   strided, decoder   long inputs -> maps -> events (events: in bou
 evaluation      ground_truth       MIDI files -> reference notes
                 scoring, search    mir_eval's scores, thresholds and shifts; frames: which keys sound;
                 analysis           timing, velocity fit
-                evaluate, report   recordings -> events -> tables and files
+                evaluate, report   recordings -> events -> tables and files; conf: the settings of script 2
 plots           learning_curve, recording, evaluation, transcription, style
 transcribe      the command ov-piano transcribe; __main__: the list of commands
 live            the command ov-piano live: shows the notes in the browser while you play

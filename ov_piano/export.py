@@ -30,9 +30,9 @@ from ov_piano.errors import InputError
 from ov_piano.machine.atomic import atomic_write
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.networks import load_network
-from ov_piano.model.sidecar import PUBLISHED, OperatingPoint, read_sidecar
+from ov_piano.model.sidecar import PUBLISHED, read_sidecar
 from ov_piano.resources import default_snapshot
-from ov_piano.settings import DecoderSettings, LogMelSettings
+from ov_piano.settings import DecoderSettings, LogMelSettings, OperatingPoint
 
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-3  # of a probability, between PyTorch and onnxruntime

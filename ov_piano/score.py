@@ -34,7 +34,7 @@ from ov_piano.evaluation.report import (
 )
 from ov_piano.evaluation.search import score_recordings
 from ov_piano.machine.atomic import atomic_folder
-from ov_piano.settings import Tolerances
+from ov_piano.settings import OperatingPoint, Tolerances
 
 MIDI_SUFFIXES = (".mid", ".midi")
 
@@ -101,7 +101,8 @@ def main(conf: ConfDef) -> None:
     references = load_ground_truths([reference for reference, _ in pairs.values()])
     estimates = [as_events(notes) for notes in load_ground_truths([estimate for _, estimate in pairs.values()])]
     tolerances = Tolerances(conf.TOLERANCE_SECS, conf.TOLERANCE_VEL)
-    scored = (list(pairs), references, estimates, 0.0, conf.SHIFT, tolerances)  # threshold 0 keeps all events
+    point = OperatingPoint(threshold=0.0, shift=conf.SHIFT)  # keeps all events
+    scored = (list(pairs), references, estimates, point, tolerances)
     scores = score_recordings(*scored)
     tables = {
         "onsets": onset_table(scores),

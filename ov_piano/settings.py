@@ -5,6 +5,7 @@ Scripts convert their configuration (upper-case keys) to these dataclasses once 
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ov_piano.config import NON_NEGATIVE, ODD, POSITIVE, one_of, option
 from ov_piano.constants import FRAME_SECS, HOP, MEL_FMAX, MEL_FMIN, MELS, SAMPLE_RATE, WINDOW
@@ -100,6 +101,13 @@ class EndSettings:
             raise InputError(f"thresholds of note ends: expected numbers between 0 and 1, found {self}")
         if min(self.shortest_frames, self.silent_frames) < 1:
             raise InputError(f"shortest_frames, silent_frames: expected at least 1, found {self}")
+
+
+class OperatingPoint(NamedTuple):
+    """Minimum probability of an event, and seconds to add to its onset."""
+
+    threshold: float
+    shift: float
 
 
 @dataclass(frozen=True)

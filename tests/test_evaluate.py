@@ -21,9 +21,8 @@ from ov_piano.evaluation.ground_truth import load_ground_truth
 from ov_piano.evaluation.scoring import score
 from ov_piano.evaluation.search import as_notes
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
-from ov_piano.model.sidecar import OperatingPoint
 from ov_piano.model.snapshot import save_snapshot
-from ov_piano.settings import Chunking
+from ov_piano.settings import Chunking, OperatingPoint
 from ov_piano.transcription.decoder import Decoder
 from tests.scripts import accepted, load_script, run_script
 

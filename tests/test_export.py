@@ -11,9 +11,9 @@ from ov_piano.cli import run
 from ov_piano.export import ConfDef, export_onnx, main
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.networks import NETWORKS
-from ov_piano.model.sidecar import OperatingPoint, write_operating_point
+from ov_piano.model.sidecar import write_operating_point
 from ov_piano.model.snapshot import save_snapshot
-from ov_piano.settings import Chunking
+from ov_piano.settings import Chunking, OperatingPoint
 from ov_piano.transcription.strided import onset_velocity_maps
 from tests.golden_weights import golden_state
 from tests.scripts import ROOT

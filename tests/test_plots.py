@@ -17,7 +17,7 @@ from ov_piano.plots.evaluation import draw_recordings, draw_search, notable_reco
 from ov_piano.plots.learning_curve import History, LearningCurve, draw, smoothed, smoothing_window, thinned
 from ov_piano.plots.recording import OUTCOMES, Transcribed, outcomes, page_count, pages
 from ov_piano.plots.style import mel, new_figure, note_range, save, set_mel_axis, set_note_axis, velocity_range
-from ov_piano.settings import Tolerances
+from ov_piano.settings import OperatingPoint, Tolerances
 
 
 def step_record(step: int, onset_loss: float) -> dict:
@@ -363,7 +363,7 @@ def test_only_the_drawn_recordings_are_transcribed_again(tmp_path, monkeypatch):
         asked.append(index)
         return recording(3, *EMPTY) if index else recording(5)
 
-    paths = draw_recordings(tmp_path / "pictures", scores, transcribed, 0.7, -0.01)
+    paths = draw_recordings(tmp_path / "pictures", scores, transcribed, OperatingPoint(0.7, -0.01))
     assert asked == [1, 3, 0]
     assert [path.name for path in paths] == ["b.png", "d.png", "a_01.png", "a_02.png"]
     assert sorted(paths) == sorted((tmp_path / "pictures").iterdir())
@@ -376,7 +376,7 @@ def found_table(thresholds, shifts) -> pd.DataFrame:
 
 
 def test_the_search_is_drawn_through_the_chosen_point():
-    figure = search_figure(found_table([0.8, 0.6, 0.7], [-0.01, 0.0]), 0.7, -0.01)
+    figure = search_figure(found_table([0.8, 0.6, 0.7], [-0.01, 0.0]), OperatingPoint(0.7, -0.01))
     by_threshold, by_threshold_velocities, by_shift, _ = figure.axes
     chosen, *curves = by_threshold.lines
     assert chosen.get_xdata() == [0.7, 0.7]
@@ -393,13 +393,11 @@ def test_the_search_is_drawn_through_the_chosen_point():
 
 
 def test_search_plot_has_a_row_per_varied_setting(tmp_path):
-    assert [axes.get_xlabel()[:9] for axes in search_figure(found_table([0.7, 0.8], [0.0]), 0.7, 0.0).axes] == [
-        "threshold"
-    ] * 2
-    assert [axes.get_xlabel()[:5] for axes in search_figure(found_table([0.7], [0.0, 0.1]), 0.7, 0.1).axes] == [
-        "shift"
-    ] * 2
-    draw_search(pd.DataFrame({"threshold": [0.77], "shift": [-0.01]}), 0.77, -0.01, tmp_path / "search.png")
+    thresholds = search_figure(found_table([0.7, 0.8], [0.0]), OperatingPoint(0.7, 0.0)).axes
+    shifts = search_figure(found_table([0.7], [0.0, 0.1]), OperatingPoint(0.7, 0.1)).axes
+    assert [axes.get_xlabel().split()[0] for axes in (*thresholds, *shifts)] == ["threshold"] * 2 + ["shift"] * 2
+    single = pd.DataFrame({"threshold": [0.77], "shift": [-0.01]})
+    draw_search(single, OperatingPoint(0.77, -0.01), tmp_path / "search.png")
     assert not (tmp_path / "search.png").exists()
-    draw_search(found_table([0.7, 0.8], [0.0]), 0.7, 0.0, tmp_path / "search.png")
+    draw_search(found_table([0.7, 0.8], [0.0]), OperatingPoint(0.7, 0.0), tmp_path / "search.png")
     assert imread(tmp_path / "search.png").shape[:2] == (450, 1100)

@@ -16,7 +16,7 @@ from ov_piano.training.state import TrainingState, saved_states
 from tests.scripts import MEL_NAME, ROLL_NAME, ROOT, run_script, succeed
 
 SCRIPT = "1_train_onsets_velocities.py"
-STEPS = 20
+STEPS = 10
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_training_in_two_processes_equals_training_in_one(toy_maestro, stores, t
     one, two = tmp_path / "one", tmp_path / "two"
     done = run_script(SCRIPT, *training_args(toy_maestro, stores, one), f"MAX_STEPS={STEPS}")
     assert done.returncode == 0, done.stderr
-    succeed(SCRIPT, *training_args(toy_maestro, stores, two), f"MAX_STEPS={STEPS // 4}")
+    succeed(SCRIPT, *training_args(toy_maestro, stores, two), f"MAX_STEPS={STEPS // 2}")
     torchrun(2, *training_args(toy_maestro, stores, two), f"MAX_STEPS={STEPS}", "RESUME=auto")
     losses = [[(r["onset_loss"], r["velocity_loss"]) for r in records(run) if "lr" in r] for run in (one, two)]
     assert len(losses[0]) == len(losses[1]) == STEPS
@@ -64,7 +64,7 @@ def test_training_in_two_processes_equals_training_in_one(toy_maestro, stores, t
     assert final[0].model.keys() == final[1].model.keys()
     assert (final[0].epoch, final[0].batch) == (final[1].epoch, final[1].batch)
     written = sorted(path.name.split("step=")[1].split("_")[0] for path in (two / "model_snapshots").glob("*.torch"))
-    assert written == ["17.torch", "20", "5", "9.torch"]  # by the first process alone: validated ones and cycle ends
+    assert written == ["10", "5", "9.torch"]  # by the first process alone: validated ones and cycle ends
 
 
 def synchronised_norm_worker(rank, port, x, result_path):

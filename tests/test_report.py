@@ -21,6 +21,7 @@ from ov_piano.evaluation.report import (
 )
 from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS
 from ov_piano.machine.atomic import atomic_folder, partial_path
+from ov_piano.settings import OperatingPoint
 
 EVENT_COLUMNS = ["onset_secs", "note", "velocity", "prob"]
 
@@ -34,14 +35,15 @@ def scores() -> pd.DataFrame:
 
 
 def test_tables_are_printed_with_averages(scores):
-    assert format_table("ONSETS", with_averages(onset_table(scores), 0.77, -0.01)).splitlines() == [
+    assert format_table("ONSETS", with_averages(onset_table(scores), OperatingPoint(0.77, -0.01))).splitlines() == [
         "ONSETS",
         "Filename                          P        R       F1",
         "first=1,(a)                1.000000 0.500000 0.666667",
         "b                          0.500000 1.000000 0.666667",
         "AVERAGES (t=0.77, s=-0.01) 0.750000 0.750000 0.666667",
     ]
-    assert format_table("ONSETS+VELOCITIES", with_averages(velocity_table(scores), 0.8, 0.0)).splitlines() == [
+    table = with_averages(velocity_table(scores), OperatingPoint(0.8, 0.0))
+    assert format_table("ONSETS+VELOCITIES", table).splitlines() == [
         "ONSETS+VELOCITIES",
         "Filename                     P        R       F1",
         "first=1,(a)           0.500000 0.250000 0.333333",
@@ -61,7 +63,7 @@ def test_a_table_without_names_is_printed_without_row_numbers():
 
 def test_mean_counts_are_rounded():
     table = pd.DataFrame({"notes": [3, 4, 4], "F1": [0.0, 0.5, 1.0]}, index=pd.Index(["a", "b", "c"], name="Filename"))
-    assert format_table("ANALYSIS", with_averages(table, 0.5, 0.0)).splitlines() == [
+    assert format_table("ANALYSIS", with_averages(table, OperatingPoint(0.5, 0.0))).splitlines() == [
         "ANALYSIS",
         "Filename               notes       F1",
         "a                          3 0.000000",
@@ -73,7 +75,7 @@ def test_mean_counts_are_rounded():
 
 def test_csv_files_hold_the_tables(scores, tmp_path):
     found = pd.DataFrame({"threshold": [0.7], "shift": [-0.01]})
-    write_tables(tmp_path, onsets=with_averages(onset_table(scores), 0.77, -0.01), search=found)
+    write_tables(tmp_path, onsets=with_averages(onset_table(scores), OperatingPoint(0.77, -0.01)), search=found)
     onsets = pd.read_csv(tmp_path / "onsets.csv")
     assert list(onsets.columns) == ["Filename", "P", "R", "F1"]
     assert onsets["Filename"].tolist() == ["first=1,(a)", "b", "AVERAGES (t=0.77, s=-0.01)"]
@@ -86,7 +88,7 @@ def test_event_files_contain_events_above_the_threshold_sorted_by_time(tmp_path)
         [(1.2, 60, 63.5, 0.8), (0.0, 60, 20.0, 0.9), (0.024, 72, 100.25, 0.77), (0.5, 80, 50.0, 0.76)],
         columns=EVENT_COLUMNS,
     )
-    write_events(tmp_path, ["a piece (1)"], [events], threshold=0.77, shift=-0.01)
+    write_events(tmp_path, ["a piece (1)"], [events], OperatingPoint(0.77, -0.01))
     assert (tmp_path / "events" / "a piece (1).csv").read_text().splitlines() == [
         "onset_secs,note,velocity,prob",
         "0.000000,60,20.000000,0.900000",
@@ -118,7 +120,7 @@ def test_analysis_equals_a_hand_worked_example():
     reference = np.array([(second, second + 1, 60, velocity) for second, velocity in enumerate(velocities)], float)
     rows = [(onset + 0.07, note, velocity, 0.9) for onset, _, note, velocity in reference[:9]]
     events = pd.DataFrame([*rows, (9.0, 60, 80, 0.1)], columns=EVENT_COLUMNS)
-    (row,) = analyse(["a"], [reference], [events], threshold=0.5, shift=-0.01).to_dict("records")
+    (row,) = analyse(["a"], [reference], [events], OperatingPoint(0.5, -0.01)).to_dict("records")
     assert row["notes"] == 10
     assert row["events"] == 9
     assert row["offset_secs"] == pytest.approx(0.06)
@@ -131,7 +133,7 @@ def test_constant_velocities_score_the_baseline():
     """Velocities 0, 45, 50, 55, 100 -> mean 0.5: the middle three are within 0.1 of it, whatever is detected."""
     reference = np.array([(second, second + 1, 60, vel) for second, vel in enumerate((0, 45, 50, 55, 100))], float)
     events = pd.DataFrame(reference[:, [0, 2, 3, 0]], columns=EVENT_COLUMNS).assign(prob=1.0)
-    (row,) = analyse(["a"], [reference], [events], threshold=0.5, shift=0.0).to_dict("records")
+    (row,) = analyse(["a"], [reference], [events], OperatingPoint(0.5, 0.0)).to_dict("records")
     assert row["F1_constant_velocity"] == pytest.approx(0.6)
 
 
@@ -140,5 +142,5 @@ def test_without_pairs_there_is_no_offset():
     assert np.isnan(median_offset(reference, np.empty((0, 3)), 0.1))
     assert np.isnan(median_offset(reference, np.array([(5.0, 60, 64)]), 0.1))
     empty = pd.DataFrame(columns=EVENT_COLUMNS, dtype=float)
-    (row,) = analyse(["a"], [reference], [empty], threshold=0.5, shift=0.0).to_dict("records")
+    (row,) = analyse(["a"], [reference], [empty], OperatingPoint(0.5, 0.0)).to_dict("records")
     assert (row["events"], row["F1_constant_velocity"], row["F1_aligned"]) == (0, 0, 0)

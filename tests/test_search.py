@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ov_piano.evaluation.analysis import analyse
 from ov_piano.evaluation.scoring import Scores, score, score_offsets
 from ov_piano.evaluation.search import best_row, best_timed_row, score_grid, score_recordings, search
+from ov_piano.settings import OperatingPoint
 from ov_piano.transcription.note_ends import end_by_next_onset
 
 COLUMNS = ["onset_secs", "note", "velocity", "prob"]
@@ -75,7 +76,7 @@ def test_recordings_without_pairs_have_no_offset():
     silent = pd.DataFrame({name: [] for name in ("onset_secs", "note", "velocity", "prob")}, dtype=float)
     heard = pd.DataFrame({"onset_secs": [1.03], "note": [60.0], "velocity": [64.0], "prob": [0.9]})
     reference = np.array([[1.0, 1.5, 60, 64]])
-    table = analyse(["silent", "heard"], [reference, reference], [silent, heard], 0.5, 0.0)
+    table = analyse(["silent", "heard"], [reference, reference], [silent, heard], OperatingPoint(0.5, 0.0))
     assert np.isnan(table.loc["silent", "offset_secs"])
     assert table["offset_secs"].mean() == pytest.approx(0.03)  # SEARCH_TIE uses this mean
 
@@ -98,7 +99,7 @@ def test_means_are_over_recordings_not_over_notes():
     hit = pd.DataFrame([(1.0, 60, 50.0, 0.9)], columns=COLUMNS)
     found = search([one, many], [hit, hit], [0.5], [0.0])
     assert found.loc[0, "R"] == pytest.approx((1 + 1 / 9) / 2)
-    each = score_recordings(["a", "b"], [one, many], [hit, hit], 0.5, 0.0)
+    each = score_recordings(["a", "b"], [one, many], [hit, hit], OperatingPoint(0.5, 0.0))
     assert each["R"].to_dict() == pytest.approx({"a": 1, "b": 1 / 9})
     assert each.mean().to_dict() == pytest.approx(found.loc[0, each.columns].to_dict())
 

@@ -17,7 +17,6 @@ from ov_piano.data.store_names import MelName, RollName
 from ov_piano.errors import InputError
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.sidecar import (
-    OperatingPoint,
     read_operating_point,
     read_sidecar,
     sidecar_path,
@@ -25,7 +24,7 @@ from ov_piano.model.sidecar import (
     write_sidecar,
 )
 from ov_piano.model.snapshot import save_snapshot
-from ov_piano.settings import LogMelSettings
+from ov_piano.settings import LogMelSettings, OperatingPoint
 from ov_piano.training.snapshots import SnapshotFolder
 from ov_piano.transcription.streaming import StreamingTranscriber
 from ov_piano.transcription.transcriber import Transcriber, load_model

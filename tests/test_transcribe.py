@@ -24,10 +24,10 @@ from ov_piano.machine.atomic import atomic_write
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
-from ov_piano.model.sidecar import OperatingPoint, read_operating_point, write_operating_point
+from ov_piano.model.sidecar import read_operating_point, write_operating_point
 from ov_piano.model.snapshot import save_snapshot
 from ov_piano.plots.transcription import plot_transcription
-from ov_piano.settings import Chunking, DecoderSettings, LogMelSettings
+from ov_piano.settings import Chunking, DecoderSettings, LogMelSettings, OperatingPoint
 from ov_piano.transcribe import ConfDef, main, plan_outputs
 from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.events import decode_pieces

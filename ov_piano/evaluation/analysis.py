@@ -7,7 +7,7 @@ import pandas as pd
 
 from ov_piano.evaluation.scoring import match_onsets, score
 from ov_piano.evaluation.search import above_threshold, as_notes
-from ov_piano.settings import Tolerances
+from ov_piano.settings import OperatingPoint, Tolerances
 
 COLUMNS = ["notes", "events", "F1_constant_velocity", "offset_secs", "P_aligned", "R_aligned", "F1_aligned"]
 CONSTANT_VELOCITY = 64.0
@@ -18,11 +18,10 @@ def analyse(
     names: Sequence[str],
     references: Sequence[np.ndarray],
     estimates: Sequence[pd.DataFrame],
-    threshold: float,
-    shift: float,
+    point: OperatingPoint,
     tolerances: Tolerances = Tolerances(),
 ) -> pd.DataFrame:
-    """One row per recording, indexed by name, at one threshold and shift.
+    """One row per recording, indexed by name, at one operating point.
 
     ``notes``, ``events``: number of reference notes and of detected events.
     ``F1_constant_velocity``: onset+velocity F1 if all detected velocities were equal. mir_eval fits
@@ -33,7 +32,7 @@ def analyse(
     """
     rows = []
     for reference, events in zip(references, estimates, strict=True):
-        estimate = as_notes(events[above_threshold(events, threshold)], shift)
+        estimate = as_notes(events[above_threshold(events, point.threshold)], point.shift)
         constant = estimate.copy()
         constant[:, 2] = CONSTANT_VELOCITY
         floor = score(reference, constant, tolerances).onsets_velocities.f1

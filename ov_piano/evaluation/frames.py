@@ -8,6 +8,7 @@ import pandas as pd
 from ov_piano.constants import FRAME_SECS, KEYS, LOWEST_NOTE
 from ov_piano.evaluation.scoring import PRF, prf
 from ov_piano.evaluation.search import ONSET_COLUMNS, above_threshold
+from ov_piano.settings import OperatingPoint
 from ov_piano.transcription.note_ends import end_by_next_onset, shifted
 
 
@@ -26,14 +27,13 @@ def frame_table(
     names: Sequence[str],
     references: Sequence[np.ndarray],
     estimates: Sequence[pd.DataFrame],
-    threshold: float,
-    shift: float,
+    point: OperatingPoint,
     frame_secs: float = FRAME_SECS,
 ) -> pd.DataFrame:
-    """Frame scores P, R, F1 of events with note ends at one threshold and shift, one row per recording."""
+    """Frame scores P, R, F1 of events with note ends at one operating point, one row per recording."""
     rows = []
     for reference, events in zip(references, estimates, strict=True):
-        notes = shifted(end_by_next_onset(events[above_threshold(events, threshold)]), shift)
+        notes = shifted(end_by_next_onset(events[above_threshold(events, point.threshold)]), point.shift)
         columns = ["onset_secs", "offset_secs", "note", "velocity"]
         rows.append(score_frames(reference, notes[columns].to_numpy(np.float64), frame_secs))
     return pd.DataFrame(rows, index=pd.Index(names, name="Filename")).set_axis(ONSET_COLUMNS, axis=1)

@@ -13,6 +13,7 @@ import pandas as pd
 from ov_piano.evaluation.search import OFFSET_COLUMNS, ONSET_COLUMNS, VELOCITY_COLUMNS, above_threshold
 from ov_piano.log import timestamp
 from ov_piano.machine.atomic import remove_partials
+from ov_piano.settings import OperatingPoint
 from ov_piano.transcription.note_ends import end_by_next_onset, has_ends, shifted
 
 
@@ -22,9 +23,9 @@ def new_report_path(output_dir: str | Path) -> Path:
     return Path(output_dir) / "eval" / timestamp()
 
 
-def with_averages(table: pd.DataFrame, threshold: float, shift: float) -> pd.DataFrame:
-    """``table`` (one row per recording) plus a last row with the averages at a threshold and shift."""
-    return with_last_row(table, f"AVERAGES (t={threshold:g}, s={shift:g})")
+def with_averages(table: pd.DataFrame, point: OperatingPoint) -> pd.DataFrame:
+    """``table`` (one row per recording) plus a last row with the averages at ``point``."""
+    return with_last_row(table, f"AVERAGES (t={point.threshold:g}, s={point.shift:g})")
 
 
 def with_last_row(table: pd.DataFrame, label: str) -> pd.DataFrame:
@@ -69,9 +70,7 @@ def write_tables(folder: Path, **tables: pd.DataFrame) -> None:
         table.to_csv(folder / f"{name}.csv", index=table.index.name is not None)
 
 
-def write_events(
-    folder: Path, names: Sequence[str], estimates: Sequence[pd.DataFrame], threshold: float, shift: float
-) -> None:
+def write_events(folder: Path, names: Sequence[str], estimates: Sequence[pd.DataFrame], point: OperatingPoint) -> None:
     """Write ``events/NAME.csv`` for each recording: the events at the threshold, shifted and in order of time.
 
     Columns: ``onset_secs`` (s, shifted), ``offset_secs`` with note ends, ``note`` (MIDI), ``velocity`` (0-127),
@@ -79,7 +78,7 @@ def write_events(
     """
     (folder / "events").mkdir()
     for name, events in zip(names, estimates, strict=True):
-        found = events[above_threshold(events, threshold)]
-        found = shifted(end_by_next_onset(found) if has_ends(found) else found, shift)
+        found = events[above_threshold(events, point.threshold)]
+        found = shifted(end_by_next_onset(found) if has_ends(found) else found, point.shift)
         found = found.sort_values(["onset_secs", "note"], kind="stable")
         found.to_csv(folder / "events" / f"{name}.csv", index=False, float_format="%.6f")

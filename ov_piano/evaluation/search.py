@@ -21,7 +21,7 @@ from ov_piano.evaluation.scoring import (
     score_matches,
     shifted_onsets,
 )
-from ov_piano.settings import Tolerances
+from ov_piano.settings import OperatingPoint, Tolerances
 from ov_piano.transcription.note_ends import end_by_next_onset, has_ends
 
 ONSET_COLUMNS = ["P", "R", "F1"]
@@ -80,13 +80,12 @@ def score_recordings(
     names: Sequence[str],
     references: Sequence[np.ndarray],
     estimates: Sequence[pd.DataFrame],
-    threshold: float,
-    shift: float,
+    point: OperatingPoint,
     tolerances: Tolerances = Tolerances(),
 ) -> pd.DataFrame:
-    """Scores at one threshold and shift, one row per recording, indexed by name; columns as in :func:`search`."""
+    """Scores at one operating point, one row per recording, indexed by name; columns as in :func:`search`."""
     rows = [
-        score_grid(reference, events, [threshold], [shift], tolerances).ravel()
+        score_grid(reference, events, [point.threshold], [point.shift], tolerances).ravel()
         for reference, events in zip(references, estimates, strict=True)
     ]
     return pd.DataFrame(rows, index=pd.Index(names, name="Filename"), columns=score_columns(estimates))

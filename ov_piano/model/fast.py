@@ -34,7 +34,7 @@ from ov_piano.model.kernels.steps import (
     ToKeys,
 )
 from ov_piano.model.kernels.winograd import time_conv_leaky_relu, transform_weight
-from ov_piano.model.layers import SubSpectralNorm
+from ov_piano.model.layers import SubSpectralNorm, batch_norm_of
 
 CHECKED_FRAMES = 40  # must exceed FEW_FRAMES
 LARGEST_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.2}  # maximum relative error of the logits in `_check_equal`
@@ -113,10 +113,10 @@ class FastNet(nn.Module):
     def forward(self, logmel: Tensor) -> tuple[Tensor, ...]:
         """See `OnsetVelocityBase.infer`."""
         shared = self._stage_input(logmel)
-        onsets, velocities = shared[:, -1], _run(self.parts.velocity_stage, shared).squeeze(1)
+        onsets, velocities = shared[:, -1], _apply(self.parts.velocity_stage, shared).squeeze(1)
         if self.parts.sounding_stage is None:
             return onsets, velocities
-        maps = _run(self.parts.sounding_stage, self._with_harmonics(shared, logmel))  # (b, 2, keys, t-1)
+        maps = _apply(self.parts.sounding_stage, self._with_harmonics(shared, logmel))  # (b, 2, keys, t-1)
         return onsets, velocities, *maps.unbind(1)
 
     @torch.inference_mode()
@@ -127,8 +127,8 @@ class FastNet(nn.Module):
     def _stage_input(self, logmel: Tensor) -> Tensor:
         """The input of the velocity stage: features and the last onset logits, (b, c+1, keys, t-1)."""
         check_logmel(logmel, self.in_bins)
-        features = _run(self.parts.stem, with_differences(logmel))  # (b, c, keys, t-1)
-        onsets = sum(_run(stage, features) for stage in self.parts.onset_stages)  # (b, 1, keys, t-1)
+        features = _apply(self.parts.stem, with_differences(logmel))  # (b, c, keys, t-1)
+        onsets = sum(_apply(stage, features) for stage in self.parts.onset_stages)  # (b, 1, keys, t-1)
         return torch.cat([features, onsets], dim=1)
 
     def _with_harmonics(self, shared: Tensor, logmel: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class FastNet(nn.Module):
 LocalFunction = Callable[[Tensor], Tensor]  # depends on at most HALO frames to either side
 
 
-def _run(prepared: Sequence[incremental.Step], x: Tensor) -> Tensor:
+def _apply(prepared: Sequence[incremental.Step], x: Tensor) -> Tensor:
     mean = None
     for step in prepared:
         x, mean = step.run(x, mean, 0)
@@ -197,7 +197,7 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def _bin_table(norm: SubSpectralNorm | nn.BatchNorm2d, channels: int) -> Tensor:
     """Scale and shift per channel and bin, (c, bins, 2); bins is 1 for a plain batch norm."""
-    columns = [x.view(channels, -1) for x in _affine(norm.bn if isinstance(norm, SubSpectralNorm) else norm)]
+    columns = [x.view(channels, -1) for x in _affine(batch_norm_of(norm))]
     return torch.stack(columns, dim=2).contiguous()
 
 
@@ -238,7 +238,7 @@ def _frequency_map(step: FrequencyMap, dtype: torch.dtype) -> LocalFunction:
 
 
 def _norm(norm: SubSpectralNorm | nn.BatchNorm2d) -> LocalFunction:
-    scale, shift = _affine(norm.bn if isinstance(norm, SubSpectralNorm) else norm)
+    scale, shift = _affine(batch_norm_of(norm))
     return lambda x: torch.addcmul(shift.view(x.shape[1], -1, 1), scale.view(x.shape[1], -1, 1), x)
 
 

@@ -29,7 +29,7 @@ from ov_piano.model.kernels.steps import (
     ToKeys,
 )
 from ov_piano.model.kernels.winograd import time_conv, transform_weight
-from ov_piano.model.layers import SubSpectralNorm
+from ov_piano.model.layers import batch_norm_of
 
 CHECKED_FRAMES = 10
 LARGEST_ERRORS = (1e-3, 0.2)  # relative, of logits and gradients; gradients jump where a ReLU's input is near zero
@@ -49,7 +49,7 @@ def sounding_logits(model: OnsetVelocityBase, x: Tensor) -> Tensor:
     if x.device.type != "cpu" or not compiled:
         return model.sounding_stage(x)
     try:
-        return _run(plan_sounding_stage(model), x)
+        return _apply(plan_sounding_stage(model), x)
     except UnsupportedNetworkError as reason:
         warn_once(str(reason))
         return model.sounding_stage(x)
@@ -100,16 +100,16 @@ def _is_equal(model: OnsetVelocityBase) -> bool:
 
 def _forward(plan: Plan, logmel: Tensor) -> tuple[list[Tensor], Tensor]:
     x = with_differences(logmel)  # (b, 2, mels, t-1)
-    features = _run(plan.stem, x)  # (b, c, keys, t-1)
+    features = _apply(plan.stem, x)  # (b, c, keys, t-1)
     first, *refiners = plan.onset_stages
-    onset_stages = [_run(first, features)]  # (b, 1, keys, t-1)
+    onset_stages = [_apply(first, features)]  # (b, 1, keys, t-1)
     for refine in refiners:
-        onset_stages.append(onset_stages[-1] + _run(refine, features))
-    velocities = _run(plan.velocity_stage, torch.cat([features, onset_stages[-1]], dim=1))
+        onset_stages.append(onset_stages[-1] + _apply(refine, features))
+    velocities = _apply(plan.velocity_stage, torch.cat([features, onset_stages[-1]], dim=1))
     return [onsets.squeeze(1) for onsets in onset_stages], velocities.squeeze(1)
 
 
-def _run(steps: list[Step], x: Tensor) -> Tensor:
+def _apply(steps: list[Step], x: Tensor) -> Tensor:
     mean = None  # mean of x over f and t, if known
     for step in steps:
         match step:
@@ -119,27 +119,23 @@ def _run(steps: list[Step], x: Tensor) -> Tensor:
                 x, mean = _context_aware(step, x, x.mean(dim=(2, 3)) if mean is None else mean)
             case SmallConv(_, norm, slope):
                 y = sparse_conv.sparse_conv(x, step.branches, step.weights)
-                x, mean = gated_norm.norm_leaky_relu(y, _batch_norm(norm), slope)
+                x, mean = gated_norm.norm_leaky_relu(y, batch_norm_of(norm), slope)
             case FrequencyMap(_, norm, slope):
-                x, mean = gated_norm.norm_leaky_relu(step.weight @ x, _batch_norm(norm), slope)
+                x, mean = gated_norm.norm_leaky_relu(step.weight @ x, batch_norm_of(norm), slope)
             case CollapseKeys(conv, norm, slope):
-                x, mean = gated_norm.norm_leaky_relu(_collapse_keys(conv, x), _batch_norm(norm), slope)
+                x, mean = gated_norm.norm_leaky_relu(_collapse_keys(conv, x), batch_norm_of(norm), slope)
             case Pointwise(conv, None):
                 x, mean = conv(x), None
             case Pointwise(conv, norm, slope):
-                x, mean = gated_norm.norm_leaky_relu(conv(x), _batch_norm(norm), slope)
+                x, mean = gated_norm.norm_leaky_relu(conv(x), batch_norm_of(norm), slope)
     return x
-
-
-def _batch_norm(norm: SubSpectralNorm | nn.BatchNorm2d) -> nn.BatchNorm2d:
-    return norm.bn if isinstance(norm, SubSpectralNorm) else norm
 
 
 def _context_aware(step: ContextAware, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """One kernel for all convolutions, one for norms, gates and activation."""
     maps = sparse_conv.sparse_conv(x, step.branches, step.weights)  # (b, 2 * n * channels, f, t)
     gates = step.module.se.fc(mean)  # (b, n * channels)
-    return gated_norm.gated_norm_leaky_relu(maps, gates, step.inner_norms, _batch_norm(step.norm), step.slope)
+    return gated_norm.gated_norm_leaky_relu(maps, gates, step.inner_norms, batch_norm_of(step.norm), step.slope)
 
 
 def _collapse_keys(conv: nn.Conv2d, x: Tensor) -> Tensor:

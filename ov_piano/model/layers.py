@@ -23,6 +23,11 @@ class SubSpectralNorm(nn.Module):
         return self.bn(x).reshape(b, c, f, t)
 
 
+def batch_norm_of(norm: SubSpectralNorm | nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """The batch norm that holds the statistics of ``norm``."""
+    return norm.bn if isinstance(norm, SubSpectralNorm) else norm
+
+
 class SqueezeExcite(nn.Module):
     """One gate in 0..1 per output channel, computed from the input's mean over frequency and time.
 

@@ -9,23 +9,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from ov_piano.errors import InputError
 from ov_piano.machine.atomic import atomic_write
-from ov_piano.settings import LogMelSettings
+from ov_piano.settings import LogMelSettings, OperatingPoint
 
 DEFAULT_SLOPE = 0.1  # of the published networks
 LARGEST_WINDOW, LARGEST_MELS = 2**20, 4096
-
-
-class OperatingPoint(NamedTuple):
-    """Minimum probability of an event, and seconds to add to its onset."""
-
-    threshold: float
-    shift: float
 
 
 PUBLISHED = {  # published for MAESTRO v3, by network

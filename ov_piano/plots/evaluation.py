@@ -11,27 +11,28 @@ from matplotlib.figure import Figure
 from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS
 from ov_piano.plots.recording import Transcribed, page_count, pages
 from ov_piano.plots.style import BLUE, DARK, GREEN, LIGHT, VERMILION, new_figure, save
+from ov_piano.settings import OperatingPoint
 
 CURVES = (("precision", GREEN, "^:"), ("recall", VERMILION, "s--"), ("F1", BLUE, "o-"))
 AXIS_LABELS = {"threshold": "threshold (onset probability)", "shift": "shift added to onsets (s)"}
 WIDTH, HEIGHT = 11, 4.5  # inches, of a row of the search plot
 
 
-def draw_search(found: pd.DataFrame, threshold: float, shift: float, path: Path) -> None:
+def draw_search(found: pd.DataFrame, point: OperatingPoint, path: Path) -> None:
     """Save `search_figure`, unless there is only one threshold and shift."""
-    if figure := search_figure(found, threshold, shift):
+    if figure := search_figure(found, point):
         save(figure, path)
 
 
-def search_figure(found: pd.DataFrame, threshold: float, shift: float) -> Figure | None:
+def search_figure(found: pd.DataFrame, point: OperatingPoint) -> Figure | None:
     """Precision, recall and F1 through the chosen point of a search, along each axis with several values.
 
-    :param found: result of `search`, with a row for ``threshold`` and ``shift`` (s)
+    :param found: result of `search`, with a row for ``point``
     """
     varied = [name for name in ("threshold", "shift") if found[name].nunique() > 1]
     if not varied:
         return None
-    best = found[(found["threshold"] == threshold) & (found["shift"] == shift)].iloc[0]
+    best = found[(found["threshold"] == point.threshold) & (found["shift"] == point.shift)].iloc[0]
     figure = new_figure(WIDTH, HEIGHT * len(varied))
     for row, along in zip(figure.subplots(len(varied), 2, sharey=True, squeeze=False), varied, strict=True):
         (fixed,) = {"threshold", "shift"} - {along}
@@ -69,19 +70,20 @@ def notable_recordings(f1: np.ndarray) -> list[tuple[int, str]]:
 
 
 def draw_recordings(
-    folder: Path, scores: pd.DataFrame, transcribed: Callable[[int], Transcribed], threshold: float, shift: float
+    folder: Path, scores: pd.DataFrame, transcribed: Callable[[int], Transcribed], point: OperatingPoint
 ) -> list[Path]:
     """Save plots of the best, worst and median recording by onset F1.
 
     :param folder: for ``NAME.png``, or ``NAME_01.png`` … if a recording needs several pages
-    :param scores: result of `score_recordings` at ``threshold`` and ``shift`` (s)
+    :param scores: result of `score_recordings` at ``point``
     :param transcribed: returns the recording of an index; called for one at a time
     """
     paths = []
     for index, rank in notable_recordings(scores["F1"].to_numpy()):
         name, row = str(scores.index[index]), scores.iloc[index]
         title = (
-            f"{name}: {rank} of {len(scores)} by onset F1, at threshold {threshold:g} and shift {shift:g} s\n"
+            f"{name}: {rank} of {len(scores)} by onset F1, at threshold {point.threshold:g} "
+            f"and shift {point.shift:g} s\n"
             f"onsets P {row['P']:.3f}, R {row['R']:.3f}, F1 {row['F1']:.3f}; with velocities "
             f"P {row['P_velocities']:.3f}, R {row['R_velocities']:.3f}, F1 {row['F1_velocities']:.3f}"
         )

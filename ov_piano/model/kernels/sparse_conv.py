@@ -217,7 +217,7 @@ def convolve(x: Tensor, plan: Plan, weights: Tensor) -> Tensor:
     x, weights = x.contiguous(), weights.contiguous()
     outputs = weights.shape[-1]
     out = x.new_empty(x.shape[0], plan.blocks * outputs, *x.shape[2:])
-    _run("sparse_conv", plan, x, out, weights, outputs, None)
+    _call_kernel("sparse_conv", plan, x, out, weights, outputs, None)
     return out
 
 
@@ -248,7 +248,7 @@ def convolve_and_finish(
     sums = x.new_zeros(b, len(scales), f)
     pointers = (None if tensor is None else tensor.data_ptr() for tensor in (shifts, gates, scales))
     epilogue = ctypes.byref(_Epilogue(*pointers, slope, sums.data_ptr()))
-    _run("sparse_conv", plan, x, out, weights, weights.shape[-1], epilogue)
+    _call_kernel("sparse_conv", plan, x, out, weights, weights.shape[-1], epilogue)
     return out, sums.sum(dim=2) / (f * t)
 
 
@@ -256,11 +256,11 @@ def correlate(x: Tensor, gradient: Tensor, plan: Plan, outputs: int) -> Tensor:
     """The gradient of the weights, (terms, outputs)."""
     x, gradient = x.contiguous(), gradient.contiguous()
     sums = x.new_zeros(len(plan.terms), outputs)
-    _run("sparse_conv_weight_gradient", plan, x, gradient, sums, outputs)
+    _call_kernel("sparse_conv_weight_gradient", plan, x, gradient, sums, outputs)
     return sums
 
 
-def _run(function: str, plan: Plan, x: Tensor, y: Tensor, weights: Tensor, outputs: int, *more: object) -> None:
+def _call_kernel(function: str, plan: Plan, x: Tensor, y: Tensor, weights: Tensor, outputs: int, *more: object) -> None:
     """Call a kernel.
 
     :raises TypeError: a tensor that is not float32 on the CPU
