@@ -93,8 +93,8 @@ class EndSettings:
 
     end_threshold: float = 0.5  # of the end probability
     sounding_threshold: float = 0.4  # of the sounding probability
-    silent_frames: int = 5  # below it in a row
-    shortest_frames: int = 2  # of a note
+    silent_frames: int = 3  # below it in a row
+    shortest_frames: int = 3  # of a note
 
     def __post_init__(self) -> None:
         if not (0 < self.end_threshold < 1 and 0 < self.sounding_threshold < 1):
