@@ -207,7 +207,7 @@ def _context_aware(step: ContextAware) -> incremental.Step:
     weights = step.weights
     weights = [w * s[:, None, None, None] for w, s in zip(weights, scale.split(len(weights[0])), strict=True)]
     plan = sparse_conv.forward_plan(weights[0].shape[1], branches)
-    packed, gates = sparse_conv.forward_weights(branches, weights), deepcopy(step.module.se.fc).eval()
+    packed, gates = sparse_conv.forward_weights(branches, weights), _gates(step.module.se.fc)
     scales, slope = _bin_table(step.norm, len(scale) // 2), step.slope
 
     def run(x: Tensor, mean: Tensor | None, lead: int) -> tuple[Tensor, Tensor]:
@@ -216,6 +216,15 @@ def _context_aware(step: ContextAware) -> incremental.Step:
         return sparse_conv.convolve_and_finish(x, plan, packed, shifts, gates(mean), bins, slope, lead)
 
     return incremental.Step(run, reach(step.module), gated=True)
+
+
+def _gates(fc: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A module's gates (b, c_out) from its input's mean (b, c_in), without the cost of module calls if possible."""
+    if [type(layer) for layer in (fc, *fc.children())] != [nn.Sequential, nn.Linear, nn.ReLU, nn.Linear, nn.Sigmoid]:
+        return deepcopy(fc).eval()
+    squeeze, _, excite, _ = deepcopy(fc)
+    first, second = ((layer.weight, layer.bias) for layer in (squeeze, excite))
+    return lambda mean: functional.linear(functional.linear(mean, *first).relu_(), *second).sigmoid_()
 
 
 def _small_conv(step: SmallConv) -> incremental.Step:
@@ -266,8 +275,9 @@ def _collapse_keys(step: CollapseKeys, dtype: torch.dtype) -> LocalFunction:
         x = x.flatten(1, 2)
         if x.shape[-1] > FEW_FRAMES:
             return time_conv_leaky_relu(x, weight, shift, slope).unsqueeze(2)
-        before, after = functional.pad(x, (1, 0))[..., :-1], functional.pad(x, (0, 1))[..., 1:]
-        y = (direct @ torch.cat([before, x, after], dim=1).to(dtype)).float().add_(shift[:, None])
+        padded = functional.pad(x, (1, 1))
+        neighbours = torch.cat([padded[..., :-2], x, padded[..., 2:]], dim=1)
+        y = (direct @ neighbours.to(dtype)).float().add_(shift[:, None])
         return functional.leaky_relu_(y, slope).unsqueeze(2)
 
     return function

@@ -31,6 +31,7 @@ MOST_GAIN_DB = 12.0
 SHOWN_COLUMNS = 250  # log-mel frames kept for `take_logmel`: 6 s
 LATE_FRAMES = 1  # a peak may move by this much as more sound arrives, and is then reported late
 KEPT_MAPS = 8  # decoded frames that the decoder sees as context
+EDGE_FRAMES = 3  # repetitions of the latest frame: the network then sees a held sound, not a sudden end
 APART_FRAMES = 1  # onsets of a key no further apart than this count as one
 BLOCK = 16_000  # samples of a long block to process at once
 
@@ -63,8 +64,9 @@ class StreamSettings:
         return WINDOW / 2 / SAMPLE_RATE + (self.look_ahead_frames + self.hop_frames - 1) * FRAME_SECS
 
 
-DEFAULT = StreamSettings(past_frames=12, hop_frames=2, look_ahead_frames=3)
-FAST = StreamSettings(past_frames=12, hop_frames=1, look_ahead_frames=1)
+# With EDGE_FRAMES, each adds up to 16 frames, the vector length of the kernels with AVX-512.
+DEFAULT = StreamSettings(past_frames=8, hop_frames=2, look_ahead_frames=3)
+FAST = StreamSettings(past_frames=11, hop_frames=1, look_ahead_frames=1)
 
 
 class StreamEvent(NamedTuple):
@@ -145,6 +147,7 @@ class StreamingTranscriber:
         self._net = IncrementalNet(self._transcriber.parts._replace(sounding_stage=None))  # no note ends in streams
         self._columns = torch.zeros(self._transcriber.mels, 0)  # log-mel: unsettled frames and the one before
         self._maps = torch.zeros(2, KEYS, 1)  # latest onset probabilities and velocities; 0 for frame 0
+        self._edge = 0  # how many of them belong to repetitions of the latest frame
         self._maximum_db = -np.inf  # so far
         self._done = 0
         self._latest = np.full(KEYS, -APART_FRAMES - LATE_FRAMES - 1)  # frame of each key's latest event
@@ -197,8 +200,11 @@ class StreamingTranscriber:
             return
         revised = 0 if last else self.settings.past_frames + self.settings.look_ahead_frames
         settled = max(0, frames - revised)
-        logits = self._net(self._scaled(self._columns)[None].to(self._transcriber.device), settled)[0]
-        known = self._maps.shape[2] - max(0, frames - columns.shape[1])  # maps to keep, before the recomputed ones
+        known = self._maps.shape[2] - self._edge - max(0, frames - columns.shape[1])  # maps that are not recomputed
+        self._edge = 0 if last else EDGE_FRAMES
+        scaled = self._scaled(self._columns)
+        scaled = torch.cat([scaled, scaled[:, -1:].expand(-1, self._edge)], dim=1)
+        logits = self._net(scaled[None].to(self._transcriber.device), settled)[0]
         self._maps = torch.cat([self._maps[:, :, max(0, known - KEPT_MAPS) : known], logits.sigmoid().cpu()], dim=2)
         self._columns = self._columns[:, settled:].clone()
 
@@ -210,7 +216,7 @@ class StreamingTranscriber:
         """Events of the undecided frames before ``until``."""
         if until <= self._done:
             return []
-        begin = self._input.columns - self._maps.shape[2]  # first frame of the maps
+        begin = self._input.columns + self._edge - self._maps.shape[2]  # first frame of the maps
         onsets, velocities = self._maps[:, None]  # (1, keys, t) each
         _, keys, frames, probs, vels = self._transcriber.decoder.peaks(onsets, velocities, self._threshold)
         found = zip((frames + begin).tolist(), keys.tolist(), probs.tolist(), vels.tolist(), strict=True)

@@ -51,9 +51,9 @@ class ConfDef:
     RECORDINGS: int = option(12, "number of recordings per folder, evenly spaced in its list", POSITIVE)
     SECONDS: float = option(60.0, "duration to use from the start of each recording", POSITIVE)
     SNAPSHOT_INPATH: str | None = option(None, "snapshot to use; null: the default snapshot")
-    PAST: list[int] = option([12], "values of past_frames, see `StreamSettings`")
+    PAST: list[int] = option([8], "values of past_frames, see `StreamSettings`")
     HOPS: list[int] = option([1, 2, 3, 4], "values of hop_frames")
-    LOOK_AHEADS: list[int] = option([1, 2, 3, 4, 6], "values of look_ahead_frames")
+    LOOK_AHEADS: list[int] = option([1, 2, 3, 4], "values of look_ahead_frames")
     OUT: str = option("out/live_table.csv", "CSV file to write")
 
 
@@ -154,9 +154,7 @@ def main(conf: ConfDef) -> None:
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---:" * len(COLUMNS) + "|", flush=True)
     for sizes in itertools.product(conf.PAST, conf.HOPS, conf.LOOK_AHEADS):
         rows.append(measure(transcriber, StreamSettings(*sizes), excerpts, offline_f1s))
-        print(
-            "| {} | {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.3f} | {:.3f} | {:.1f} |".format(*rows[-1].values())
-        )
+        print(ROW.format(*rows[-1].values()), flush=True)
         Path(conf.OUT).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(conf.OUT) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
