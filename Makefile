@@ -18,7 +18,7 @@ demo: $(BIN)/installed
 	$(BIN)/python 0a_maestro_to_hdf5mel.py MAESTRO_INPATH=$(SAMPLE) OUTPUT_DIR=$(DEMO)
 	$(BIN)/python 1_train_onsets_velocities.py $(STORES) TRAIN_BS=2 DATALOADER_WORKERS=1 LR_MAX=1 MAX_STEPS=4 TRAIN_LOG_EVERY=1
 	$(BIN)/python 2_eval_onsets_velocities.py $(STORES) \
-	    "SNAPSHOT_INPATH=$$(ls assets/*.torch $(DEMO)/model_snapshots/*.torch 2>/dev/null | head -n 1)" \
+	    "SNAPSHOT_INPATH=$$(ls assets/OnsetVelocityNet_*.torch $(DEMO)/model_snapshots/*.torch 2>/dev/null | head -n 1)" \
 	    "SEARCH_THRESHOLDS=[0.3,0.5,0.7,0.9]" "SEARCH_SHIFTS=[-0.05,-0.01,0.05]"
 
 live: $(BIN)/installed

@@ -16,9 +16,8 @@ part() { # NAME ARGUMENTS…: render what is not there yet
 
 part train_sampled --splits train --seconds 90 --seed 101 --pianos $grands,$uprights
 part train_fonts --splits train --performances 320 --seconds 60 --seed 202 --dynamics 0.5,1.05 --pianos $fonts
-part train_soft --splits train --seconds 75 --seed 303 --dynamics 0.45,1.05 --pianos $grands,$uprights
 part validation --splits validation --performances 60 --seconds 60 --seed 77 --pianos $held_out
-trees=(a="$out/train_sampled" b="$out/train_fonts" c="$out/train_soft" v="$out/validation")
+trees=(a="$out/train_sampled" b="$out/train_fonts" v="$out/validation")
 maps=$data/maps/maestro/maestro-v3.0.0
 if [ -d "$maps" ]; then
     [ -f "$out/maps_varied/maestro-v3.0.0.csv" ] || python "$here/vary.py" "$maps" "$out/maps_varied" --without AkPnStgb
