@@ -216,7 +216,7 @@ def test_notes_stay_when_the_server_stops_and_continue_when_it_returns(transcrib
         expect(page.locator("#notice")).to_contain_text("Lost the connection to the server", timeout=PATIENCE_MS)
         before = notes_on(page)
         assert len(before) > 0
-        page.wait_for_timeout(1000)
+        page.wait_for_timeout(4000)  # more than the page keeps of the sound
         with live_site(service, port=first.port):
             expect(page.locator("#notice")).to_contain_text("s of sound: the server", timeout=PATIENCE_MS)
             end = before["onset_secs"].max()

@@ -111,7 +111,7 @@ def test_progress_tells_how_far_and_at_what_cost(site, music, monkeypatch):
 
 def test_settings_change_on_the_way(site, transcriber, music):
     begin, end = np.array_split(music[0], 2)
-    adjust = json.dumps({"type": "adjust", "threshold": 0.75, "gain_db": 0})
+    adjust = json.dumps({"type": "adjust", "threshold": START["threshold"], "gain_db": 0})
     heard = stream(site, [*blocks_of(begin, 4410), adjust, *blocks_of(end, 4410)], music[1], threshold=1)
     expected = [event for event in expected_of(transcriber, *music) if event[0] > 1.5]
     late = [note for note in heard.notes if note[0] > 1.5]

@@ -22,6 +22,7 @@ def harmonic_levels(levels: Tensor) -> Tensor:
 
 
 @cache
+@torch.inference_mode(mode=False)  # the cached tensors also serve training
 def _bands(mels: int) -> tuple[Tensor, Tensor, Tensor]:
     """For each harmonic and key: the band below it, the share of the band above, and whether it is inside."""
     low, high = _mel(torch.tensor([MEL_FMIN, MEL_FMAX], dtype=torch.float64))
