@@ -16,8 +16,8 @@ EXCERPT_SECS = 30.0
 
 def exact_context(transcriber: Transcriber) -> int:
     """Frames after an onset that the offline result depends on through network and decoder, without the gates."""
-    stem, onset_stages, velocity_stage = transcriber.parts
-    reaches = [sum(step.reach for step in steps) for steps in (stem, velocity_stage, *onset_stages)]
+    parts = transcriber.parts
+    reaches = [sum(step.reach for step in steps) for steps in (parts.stem, parts.velocity_stage, *parts.onset_stages)]
     return sum(reaches[:2]) + max(reaches[2:]) + len(transcriber.decoder.kernel) // 2 + 1
 
 

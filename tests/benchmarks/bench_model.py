@@ -18,7 +18,7 @@ from ov_piano.model.fast_training import fast_forward
 from ov_piano.model.networks import load_network
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
-from ov_piano.settings import LogMelSettings
+from ov_piano.settings import LogMelSettings, Tolerances
 from ov_piano.training.schedule import CyclicDecay
 from ov_piano.training.step import TrainingStep, sgd
 from ov_piano.transcription.decoder import Decoder
@@ -74,7 +74,8 @@ def inference(network: type[OnsetVelocityBase], dtype: torch.dtype, rounds: int 
         return run
 
     difference = (fast(logmel)[0].sigmoid() - plain(logmel)[0].sigmoid()).abs().max().item()
-    agreement = score(_reference(events(plain)()), _estimate(events(fast)()), FRAME_SECS, 0.02).onsets_velocities.f1
+    tolerances = Tolerances(FRAME_SECS, 0.02)
+    agreement = score(_reference(events(plain)()), _estimate(events(fast)()), tolerances).onsets_velocities.f1
     what = f"inference of {network.__name__} in {dtype}"
     print(f"{what}: F1 {agreement:.4f} of its events against those of the plain network", flush=True)
     entry = paired(events(fast), events(plain), rounds)
