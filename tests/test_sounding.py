@@ -7,6 +7,7 @@ import torch
 import torchaudio
 
 from ov_piano.errors import InputError
+from ov_piano.model import harmonics
 from ov_piano.model.fast import FastNet, optimize_for_inference
 from ov_piano.model.fast_training import sounding_logits
 from ov_piano.model.harmonics import HARMONICS, harmonic_levels
@@ -154,3 +155,14 @@ def test_other_files_are_refused_and_leave_the_network_as_it_was(model, plain_mo
     with pytest.raises(InputError, match="names missing"):
         load_ends(tmp_path / "part.ends.torch", network)
     assert network.sounding_stage is None
+
+
+def test_harmonic_levels_have_gradients_after_a_transcription_filled_the_cache():
+    levels = torch.randn(1, 229, 5)
+    harmonics._bands.cache_clear()
+    with torch.inference_mode():
+        expected = harmonic_levels(levels)
+    found = harmonic_levels(levels.requires_grad_())
+    found.sum().backward()
+    assert torch.equal(found, expected)
+    assert levels.grad.count_nonzero() > 0
