@@ -95,6 +95,7 @@ def build_step(conf: ConfDef, model: OnsetVelocityBase, processes: Processes) ->
         positives_weight=conf.ONSET_POSITIVES_WEIGHT,
         velocity_weight=conf.VEL_LOSS_LAMBDA,
         train_onsets=conf.TRAINABLE_ONSETS,
+        edge_weight=conf.EDGE_LOSS_WEIGHT,
         bf16=conf.BF16,
     )
 

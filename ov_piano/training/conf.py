@@ -53,6 +53,11 @@ class Training(StoresConf, DatasetConf):
     LEAKY_RELU_SLOPE: float = option(0.1, "negative slope of the leaky ReLUs", NON_NEGATIVE)
     ONSET_POSITIVES_WEIGHT: float = option(8.0, "weight of positives in the onset loss", POSITIVE)
     VEL_LOSS_LAMBDA: float = option(10.0, "weight of the velocity loss in the total loss", NON_NEGATIVE)
+    EDGE_LOSS_WEIGHT: float = option(
+        0.0,
+        "loss weight of the last frames of each chunk, which then ends as a live stream does; 0: neither",
+        NON_NEGATIVE,
+    )
     TRAINABLE_ONSETS: bool = option(True, "false: train only the velocity stage")
     NUM_EPOCHS: int = option(30, "number of epochs", POSITIVE, of_2023(10))
     TRAIN_LOG_EVERY: int = option(10, "steps between log lines", POSITIVE)

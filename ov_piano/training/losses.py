@@ -7,19 +7,32 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 
-def onset_loss(stage_logits: Sequence[Tensor], onset_target: Tensor, positives_weight: float) -> Tensor:
+def onset_loss(
+    stage_logits: Sequence[Tensor],
+    onset_target: Tensor,
+    positives_weight: float,
+    frame_weights: Tensor | None = None,
+) -> Tensor:
     """Binary cross-entropy, averaged over the stages, with a weight for the rare positives.
 
-    ``stage_logits``: (b, keys, t) per stage; ``onset_target``: (b, keys, t) of 0 and 1.
+    ``stage_logits``: (b, keys, t) per stage; ``onset_target``: (b, keys, t) of 0 and 1; ``frame_weights``: (t,).
     """
     weight = torch.tensor(positives_weight, device=onset_target.device)
-    losses = [bce(logits.float(), onset_target, pos_weight=weight) for logits in stage_logits]
+    losses = [bce(logits.float(), onset_target, frame_weights, pos_weight=weight) for logits in stage_logits]
     return torch.stack(losses).mean()
 
 
-def velocity_loss(velocity_logits: Tensor, onset_target: Tensor, velocity_target: Tensor) -> Tensor:
-    """Cross-entropy against velocities in 0-1 at onsets, zero elsewhere, averaged over all cells; all (b, keys, t)."""
-    return (onset_target * bce(velocity_logits.float(), velocity_target, reduction="none")).mean()
+def velocity_loss(
+    velocity_logits: Tensor,
+    onset_target: Tensor,
+    velocity_target: Tensor,
+    frame_weights: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy against velocities in 0-1 at onsets, zero elsewhere, averaged over all cells.
+
+    All (b, keys, t), except ``frame_weights``: (t,).
+    """
+    return (onset_target * bce(velocity_logits.float(), velocity_target, frame_weights, reduction="none")).mean()
 
 
 def velocity_loss_floor(onset_target: Tensor, velocity_target: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.fast_training import fast_forward
 from ov_piano.training.losses import onset_loss, velocity_loss, velocity_loss_floor
 from ov_piano.training.schedule import Schedule
+from ov_piano.training.stream_ends import frame_weights, with_stream_end
 from ov_piano.training.targets import training_targets
 
 Forward = Callable[[Tensor], tuple[Sequence[Tensor], Tensor]]
@@ -73,6 +74,7 @@ class TrainingStep(Step):
     :param forward: log-mel (b, mels, t) -> onset logits of each stage and velocity logits, (b, keys, t-1)
     :param velocity_weight: weight of the velocity loss in the total
     :param train_onsets: whether the total includes the onset loss
+    :param edge_weight: loss weight of the last frames of each chunk, which then ends as a stream does; 0: neither
     """
 
     def __init__(
@@ -84,20 +86,26 @@ class TrainingStep(Step):
         positives_weight: float,
         velocity_weight: float,
         train_onsets: bool = True,
+        edge_weight: float = 0.0,
         bf16: bool = False,
     ):
         super().__init__(forward, optimizer, schedule, bf16=bf16)
         self.positives_weight = positives_weight
         self.velocity_weight = velocity_weight
         self.train_onsets = train_onsets
+        self.edge_weight = edge_weight
 
     def losses(self, logmel: Tensor, key_velocities: Tensor) -> Losses:
         """Losses for a batch: ``logmel`` (b, mels, t) in dB, ``key_velocities`` (b, keys, t) in 0-127."""
         onset_target, velocity_target = training_targets(key_velocities)
+        weights = None
+        if self.edge_weight:
+            logmel = with_stream_end(logmel)
+            weights = frame_weights(onset_target.shape[2], self.edge_weight, logmel.device)
         with torch.autocast(logmel.device.type, torch.bfloat16, enabled=self.bf16):
             stage_logits, velocity_logits = self.forward(logmel)
-        onset = onset_loss(stage_logits, onset_target, self.positives_weight)
-        velocity = self.velocity_weight * velocity_loss(velocity_logits, onset_target, velocity_target)
+        onset = onset_loss(stage_logits, onset_target, self.positives_weight, weights)
+        velocity = self.velocity_weight * velocity_loss(velocity_logits, onset_target, velocity_target, weights)
         floor = self.velocity_weight * velocity_loss_floor(onset_target, velocity_target)
         return Losses(onset + velocity if self.train_onsets else velocity, onset, velocity, floor)
 
