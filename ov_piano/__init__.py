@@ -18,6 +18,7 @@ model           onset_velocity_net the network of 2022, onsets_and_velocities th
 training        targets, losses    training targets and loss functions
                 step, schedule     one training step, learning rates; batch_norm: re-estimated statistics
                 sounding           training of the stage for note ends
+                stream_ends        chunks that end as a live stream does
                 augmentation       data augmentation
                 trainer, state     training loop: validates, saves, resumes; snapshots: their names
                 processes          data-parallel training in several processes

@@ -22,17 +22,9 @@ def onset_loss(
     return torch.stack(losses).mean()
 
 
-def velocity_loss(
-    velocity_logits: Tensor,
-    onset_target: Tensor,
-    velocity_target: Tensor,
-    frame_weights: Tensor | None = None,
-) -> Tensor:
-    """Cross-entropy against velocities in 0-1 at onsets, zero elsewhere, averaged over all cells.
-
-    All (b, keys, t), except ``frame_weights``: (t,).
-    """
-    return (onset_target * bce(velocity_logits.float(), velocity_target, frame_weights, reduction="none")).mean()
+def velocity_loss(velocity_logits: Tensor, onset_target: Tensor, velocity_target: Tensor) -> Tensor:
+    """Cross-entropy against velocities in 0-1 at onsets, zero elsewhere, averaged over all cells; all (b, keys, t)."""
+    return (onset_target * bce(velocity_logits.float(), velocity_target, reduction="none")).mean()
 
 
 def velocity_loss_floor(onset_target: Tensor, velocity_target: Tensor) -> Tensor:

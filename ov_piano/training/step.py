@@ -105,8 +105,9 @@ class TrainingStep(Step):
         with torch.autocast(logmel.device.type, torch.bfloat16, enabled=self.bf16):
             stage_logits, velocity_logits = self.forward(logmel)
         onset = onset_loss(stage_logits, onset_target, self.positives_weight, weights)
-        velocity = self.velocity_weight * velocity_loss(velocity_logits, onset_target, velocity_target, weights)
-        floor = self.velocity_weight * velocity_loss_floor(onset_target, velocity_target)
+        counted = onset_target if weights is None else onset_target * weights
+        velocity = self.velocity_weight * velocity_loss(velocity_logits, counted, velocity_target)
+        floor = self.velocity_weight * velocity_loss_floor(counted, velocity_target)
         return Losses(onset + velocity if self.train_onsets else velocity, onset, velocity, floor)
 
 
