@@ -145,7 +145,7 @@ def test_a_dropped_recording_becomes_the_notes_of_the_streaming_class(site, open
     assert same_notes(found, expected, 1.01 * FRAME_SECS) > 0.95
     assert page.inner_text("#count") == str(len(found))
     expect(page.locator("#share")).to_contain_text("% of a core")
-    assert float(page.inner_text("#latency").split()[0]) > 0.1
+    assert float(page.inner_text("#latency").split()[0]) > 100  # ms
     assert site.service.streams == 0
 
     with page.expect_download() as download:
@@ -283,6 +283,7 @@ def test_ten_minutes_of_notes_are_drawn_without_looking_at_all_of_them(site, ope
         """async () => {
             const { Take } = await import("./take.js");
             const take = new Take(0.5);
+            take.add([{ onset_secs: 0, note: 20, velocity: 64, prob: 1, end_secs: Infinity }]);
             for (let i = 0; i < 6000; i++) {
                 take.add([{ onset_secs: i / 10, note: 21 + (i * 7) % 88, velocity: 64, prob: 1 }]);
             }
@@ -290,11 +291,11 @@ def test_ten_minutes_of_notes_are_drawn_without_looking_at_all_of_them(site, ope
             let count = 0;
             take.notes = new Proxy(notes, { get: (all, key) => (count++, all[key]) });
             const seen = [...take.between(300, 305)];
-            return [count, seen.length, seen[0].onset_secs, seen.at(-1).onset_secs];
+            return [count, seen.length, ...[0, 1, -1].map((i) => seen.at(i).onset_secs)];
         }"""
     )
     assert looked_at[0] < 300
-    assert looked_at[1:] == pytest.approx([56, 299.5, 305])
+    assert looked_at[1:] == pytest.approx([56, 0, 299.6, 305])  # one note still sounds
 
 
 @pytest.mark.parametrize("options", [{"color_scheme": "dark"}, {"reduced_motion": "reduce"}, {"phone": True}])
@@ -305,13 +306,13 @@ def test_the_picture_shows_notes_in_any_scheme_and_width(site, open_page, record
     expect(page.locator("#count")).not_to_have_text("0", timeout=PATIENCE_MS)
     page.wait_for_timeout(300)
     coloured = page.evaluate(
-        """() => {
+        """async () => {
+            const { colours } = await import("./colours.js");
             const roll = document.getElementById("roll");
             const { data } = roll.getContext("2d").getImageData(0, 0, roll.width, roll.height);
             let count = 0;
             for (let i = 0; i < data.length; i += 4) {
-                const most = Math.max(data[i], data[i + 1], data[i + 2]);
-                count += most - Math.min(data[i], data[i + 1], data[i + 2]) > 60;
+                count += colours.velocity.includes(`rgb(${data.slice(i, i + 3)})`);
             }
             return count;
         }"""

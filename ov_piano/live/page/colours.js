@@ -6,7 +6,7 @@ const LIGHT_RAMP = ["#22a384", "#1f958b", "#26828e", "#31688e", "#3e4989", "#482
 const darkScheme = matchMedia("(prefers-color-scheme: dark)");
 
 /** The current colours; `onColours` listeners are called when they change. */
-export const colours = { velocity: [], text: "", line: "", background: "", spectrum: [0, 0, 0] };
+export const colours = { velocity: [], spectrum: [0, 0, 0] }; // and CSS colours by name
 const listeners = [];
 
 export function onColours(listener) {
@@ -26,7 +26,7 @@ function update() {
     return `rgb(${mixed})`;
   });
   const style = getComputedStyle(document.documentElement);
-  for (const name of ["text", "line", "background", "white-key", "black-key", "key-edge"]) {
+  for (const name of ["text", "quiet", "line", "lane", "background", "white-key", "black-key", "key-edge", "key-text"]) {
     colours[name] = style.getPropertyValue(`--${name}`).trim();
   }
   colours.spectrum = rgb(style.getPropertyValue("--spectrum").trim());

@@ -27,12 +27,12 @@ export class Display {
 
   /** Draw in the next animation frame, and repeat while something moves. */
   show() {
-    const { roll, keyboard, capture, player } = this.#parts;
+    const { take, roll, keyboard, capture, player } = this.#parts;
     this.#frame ??= requestAnimationFrame(() => {
       this.#frame = null;
       roll.draw(this.now);
-      keyboard.draw();
-      if (capture.state === "running" || player.isPlaying || keyboard.isPressed) this.show();
+      keyboard.draw(take.between(this.now, this.now));
+      if (capture.state === "running" || player.isPlaying) this.show();
     });
   }
 
@@ -50,11 +50,11 @@ export class Display {
   showButtons() {
     const { capture, player } = this.#parts;
     const isListening = capture.state !== "off" && capture.kind === "microphone";
-    $("microphone").textContent = isListening ? "Stop the microphone" : "Microphone";
+    $("microphone").textContent = isListening ? "Stop" : "Microphone";
     $("microphone").setAttribute("aria-pressed", isListening);
     $("pause").disabled = capture.state === "off";
     $("pause").textContent = capture.state === "paused" ? "Resume" : "Pause";
-    $("listen").textContent = player.isPlaying ? "Stop listening" : "Listen to the notes";
+    $("play").textContent = player.isPlaying ? "Stop notes" : "Play notes";
     this.#showReadings();
     this.show();
   }
@@ -62,11 +62,11 @@ export class Display {
   #showReadings() {
     const { take, roll, capture, latency } = this.#parts;
     const hasNotes = take.notes.length > 0;
-    for (const id of ["listen", "clear", "save-midi", "save-csv"]) $(id).disabled = !hasNotes;
+    for (const id of ["play", "clear", "save-midi", "save-csv"]) $(id).disabled = !hasNotes;
     $("invitation").hidden = hasNotes || capture.state !== "off";
     $("present").hidden = roll.back === 0;
     $("count").textContent = take.notes.length;
-    const quantiles = latency.quantiles?.map((secs) => `${secs.toFixed(2)} s`);
+    const quantiles = latency.quantiles?.map((secs) => `${Math.round(1000 * secs)} ms`);
     $("latency").textContent = quantiles ? `${quantiles[0]} (95 %: ${quantiles[1]})` : "–";
   }
 }

@@ -22,7 +22,7 @@ const about = await (await fetch("about")).json();
 
 const take = new Take(about.note_secs);
 const spectrogram = new Spectrogram(about);
-const roll = new Roll($("roll"), take, spectrogram);
+const roll = new Roll($("roll"), take, spectrogram, 0);
 const keyboard = new Keyboard($("keyboard"));
 const level = new Level($("level"), $("level-text"));
 const latency = new Latency();
@@ -46,8 +46,9 @@ const transcription = new Transcription(settings, about.behind_secs, {
     take.add(notes);
     for (const note of notes) {
       if (capture.state === "running") latency.add(capture.time - note.onset_secs);
-      press(note.note, note.velocity, about.note_secs);
+      midiOut.press(note.note, note.velocity, about.note_secs);
     }
+    display.show();
   },
   onLogmel(start, frame, bytes) {
     spectrogram.add(start, frame, bytes);
@@ -94,10 +95,10 @@ async function startMicrophone() {
   display.notify("Listening. Play!");
 }
 
-async function startRecording(title, bytes) {
+async function startRecording(file, bytes, title = file) {
   await stop();
-  const buffer = await capture.decode(title, bytes);
-  beginTake(title.replace(/\.[^.]*$/, ""));
+  const buffer = await capture.decode(file, bytes);
+  beginTake(file.replace(/\.[^.]*$/, ""));
   transcription.begin(capture.sampleRate);
   await capture.startRecording(buffer);
   display.notify(`${title}, ${clock(buffer.duration)}`);
@@ -113,7 +114,7 @@ async function openFile(file) {
 async function playSample(sample) {
   const answer = await fetch(sample.file).catch(() => ({ ok: false }));
   if (!answer.ok) throw new Error("Cannot load the sample: the server does not respond.");
-  await startRecording(sample.file, await answer.arrayBuffer());
+  await startRecording(sample.file, await answer.arrayBuffer(), sample.title);
   $("credit").textContent = `Sample: ${sample.title}. ${sample.credit}.`;
 }
 
@@ -141,7 +142,7 @@ async function finish(reason = "") {
   display.notify(`${reason} ${take.notes.length} notes in ${clock(capture.time)}.`.trim());
 }
 
-async function listen() {
+async function playNotes() {
   if (player.isPlaying) {
     player.stop();
     midiOut.release();
@@ -151,8 +152,8 @@ async function listen() {
   await synth.start();
   const begin = roll.back > 0 ? Math.max(0, capture.time - roll.back - roll.visibleSecs) : 0;
   roll.back = 0;
-  const pressAll = (...note) => [press(...note), synth.press(...note)];
-  player.play(take, begin, pressAll, () => act(async () => {}));
+  const press = (...note) => [midiOut.press(...note), synth.press(...note)];
+  player.play(take, begin, press, () => act(async () => {}));
   display.show();
 }
 
@@ -161,7 +162,6 @@ function beginTake(newName) {
   const old = { notes: take.clear(), name, time: capture.beginTake() };
   transcription.abandon();
   spectrogram.clear();
-  keyboard.release();
   latency.clear();
   roll.back = 0;
   name = newName;
@@ -170,7 +170,8 @@ function beginTake(newName) {
     const since = take.clear();
     capture.continueTake(old.time);
     spectrogram.clear();
-    take.add([...old.notes, ...since.map((note) => ({ ...note, onset_secs: note.onset_secs + old.time }))]);
+    const later = ({ onset_secs, end_secs }) => ({ onset_secs: onset_secs + old.time, end_secs: end_secs + old.time });
+    take.add([...old.notes, ...since.map((note) => ({ ...note, ...later(note) }))]);
     name = old.name;
   };
   if (old.notes.length === 0) undo = null;
@@ -179,12 +180,6 @@ function beginTake(newName) {
 function clear() {
   beginTake(name);
   display.notify("");
-}
-
-function press(...note) {
-  keyboard.press(...note);
-  midiOut.press(...note);
-  display.show();
 }
 
 // User input
@@ -204,7 +199,7 @@ $("sample").onchange = ({ target }) => {
   target.value = "";
 };
 $("pause").onclick = () => act(pauseOrResume);
-$("listen").onclick = () => act(listen);
+$("play").onclick = () => act(playNotes);
 $("clear").onclick = () => act(clear);
 $("undo").onclick = () => {
   act(() => {
@@ -212,7 +207,7 @@ $("undo").onclick = () => {
     undo = null;
   });
 };
-$("save-midi").onclick = () => save(`${name}.mid`, toMidi(take.notes), "audio/midi");
+$("save-midi").onclick = () => save(`${name}.mid`, toMidi(take.until(capture.time)), "audio/midi");
 $("save-csv").onclick = () => save(`${name}.csv`, toCsv(take.notes), "text/csv");
 
 document.ondragover = (event) => {
@@ -229,6 +224,12 @@ document.ondrop = (event) => {
 
 connectScrolling($("roll"), $("present"), roll, () => display.now, () => display.show());
 connectMidiOut(midiOut, (message) => display.notify(message, true));
-for (const { file, title } of about.samples) $("sample").add(new Option(title, file));
+for (const sample of about.samples) {
+  $("sample").add(new Option(sample.title, sample.file));
+  const button = document.createElement("button");
+  button.textContent = sample.title;
+  button.onclick = () => act(() => playSample(sample));
+  $("samples").append(button);
+}
 $("snapshot").textContent = about.snapshot;
 display.showButtons();

@@ -19,7 +19,8 @@ export class Player {
     this.stop();
     this.#begun = performance.now() - 1000 * begin;
     let next = take.indexAt(begin);
-    const [notes, end] = [take.notes, take.duration];
+    const notes = take.notes;
+    const end = notes.reduce((latest, note) => Math.max(latest, note.end_secs), 0);
     this.#timer = setInterval(() => {
       for (; next < notes.length && notes[next].onset_secs <= this.time; next++) {
         press(notes[next].note, notes[next].velocity, notes[next].end_secs - notes[next].onset_secs);

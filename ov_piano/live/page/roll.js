@@ -1,9 +1,12 @@
 // Spectrogram and notes above the keyboard: pitch to the right, time downwards, the present at the bottom.
 
 import { colours } from "./colours.js";
-import { BLACK_WIDTH, centre, isBlack, WHITE_KEYS } from "./geometry.js";
+import { BLACK_WIDTH, centre, HIGHEST, isBlack, LOWEST, WHITE_KEYS } from "./geometry.js";
 
 const PIXELS_A_SECOND = 70;
+const NARROWEST = 5; // pixels of a note
+const UNSURE = 0.4; // opacity where a note may have ended
+const BLACK_KEYS = Array.from({ length: HIGHEST - LOWEST + 1 }, (_, key) => LOWEST + key).filter(isBlack);
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
 export class Roll {
@@ -12,12 +15,15 @@ export class Roll {
   #context;
   #take;
   #spectrogram;
+  #endLag;
 
-  constructor(canvas, take, spectrogram) {
+  /** @param endLag  seconds after which the end of a note is known */
+  constructor(canvas, take, spectrogram, endLag) {
     this.#canvas = canvas;
     this.#context = canvas.getContext("2d", { alpha: false });
     this.#take = take;
     this.#spectrogram = spectrogram;
+    this.#endLag = endLag;
   }
 
   get visibleSecs() {
@@ -38,7 +44,7 @@ export class Roll {
     const yAt = (secs) => (secs - begin) * PIXELS_A_SECOND;
     context.fillStyle = colours.background;
     context.fillRect(0, 0, width, height);
-    this.#drawOctaves(width, height);
+    this.#drawLanes(width, height);
     this.#spectrogram.draw(context, width, begin, end, yAt);
     this.#drawSeconds(begin, end, width, yAt);
     this.#drawNotes(begin, end, width, yAt, now);
@@ -55,12 +61,14 @@ export class Roll {
     return Math.ceil(secs / page) * page;
   }
 
-  #drawOctaves(width, height) {
-    this.#context.fillStyle = colours.line;
-    for (let c = 24; c <= 108; c += 12) {
-      const x = Math.round(((centre(c) - 0.5) / WHITE_KEYS) * width);
-      this.#context.fillRect(x, 0, 1, height);
+  #drawLanes(width, height) {
+    const white = width / WHITE_KEYS;
+    this.#context.fillStyle = colours.lane;
+    for (const note of BLACK_KEYS) {
+      this.#context.fillRect((centre(note) - BLACK_WIDTH / 2) * white, 0, BLACK_WIDTH * white, height);
     }
+    this.#context.fillStyle = colours.line;
+    for (let c = 24; c <= HIGHEST; c += 12) this.#context.fillRect(Math.round((centre(c) - 0.5) * white), 0, 1, height);
   }
 
   #drawSeconds(begin, end, width, yAt) {
@@ -71,7 +79,7 @@ export class Roll {
       const y = Math.round(yAt(secs));
       context.fillStyle = colours.line;
       context.fillRect(0, y, width, 1);
-      context.fillStyle = colours.text;
+      context.fillStyle = colours.quiet;
       context.fillText(clock(secs), 6, y - 1);
     }
   }
@@ -83,13 +91,21 @@ export class Roll {
     for (const note of this.#take.between(begin, end)) {
       const lane = white * (isBlack(note.note) ? BLACK_WIDTH : 0.86);
       const loudness = Math.max(0, Math.min(127, Math.round(note.velocity)));
-      const noteWidth = Math.max(3, lane * (0.4 + (0.6 * loudness) / 127));
+      const noteWidth = Math.max(NARROWEST, lane * (0.4 + (0.6 * loudness) / 127));
       const x = centre(note.note) * white - noteWidth / 2;
       const y = yAt(note.onset_secs);
+      const bar = (until) => {
+        context.beginPath();
+        context.roundRect(x, y, noteWidth, Math.max(3, yAt(Math.max(until, note.onset_secs)) - y), 3);
+        context.fill();
+      };
       context.fillStyle = colours.velocity[loudness];
-      context.beginPath();
-      context.roundRect(x, y, noteWidth, Math.max(3, yAt(Math.min(note.end_secs, Math.max(now, note.onset_secs))) - y), 3);
-      context.fill();
+      if (note.end_secs === Infinity) {
+        context.globalAlpha = UNSURE;
+        bar(now);
+        context.globalAlpha = 1;
+      }
+      bar(note.end_secs === Infinity ? now - this.#endLag : Math.min(note.end_secs, now));
       context.stroke();
     }
   }

@@ -9,12 +9,14 @@ const MOST_TILES = 300; // half an hour
 const MOST_PICTURES = 12; // tiles with a cached picture
 const RANGE_DB = 60; // shown below the loudest value so far
 const OPACITY = 0.9; // of the loudest value
+const GAMMA = 1.7; // above 1: less of the noise floor
+const FADED_BANDS = 6; // at the lower edge
 
 export class Spectrogram {
   #tiles = new Map(); // number -> {bytes, filled: rows with data, picture, drawn: rows up to date in the picture}
   #frameSecs;
   #mels;
-  #bands; // for each pixel of a row: [lower band, weight of the next band]
+  #bands; // for each pixel of a row, see bandAt()
   #loudest = 0; // byte value
   #opacities = new Uint8Array(256); // by byte value
 
@@ -83,12 +85,12 @@ export class Spectrogram {
     const [red, green, blue] = colours.spectrum;
     for (let row = 0, at = 0; row < rows; row++) {
       const base = (tile.drawn + row) * this.#mels.count;
-      for (const [band, weight] of this.#bands) {
-        const level = band < 0 ? 0 : tile.bytes[base + band] * (1 - weight) + tile.bytes[base + band + 1] * weight;
+      for (const [band, weight, strength] of this.#bands) {
+        const level = tile.bytes[base + band] * (1 - weight) + tile.bytes[base + band + 1] * weight;
         image.data[at++] = red;
         image.data[at++] = green;
         image.data[at++] = blue;
-        image.data[at++] = this.#opacities[Math.round(level)];
+        image.data[at++] = this.#opacities[Math.round(level)] * strength;
       }
     }
     tile.picture.getContext("2d").putImageData(image, 0, tile.drawn);
@@ -100,7 +102,7 @@ export class Spectrogram {
     const range = RANGE_DB / this.#mels.db_step;
     this.#opacities = this.#opacities.map((_, level) => {
       const share = Math.max(0, Math.min(1, 1 + (level - byte) / range));
-      return 255 * OPACITY * share ** 1.3;
+      return 255 * OPACITY * share ** GAMMA;
     });
     this.#forgetPictures();
   }
@@ -110,11 +112,11 @@ export class Spectrogram {
   }
 }
 
-/** A MIDI pitch between two bands (HTK mel scale): [lower band, weight of the next]; -1 if below the lowest. */
+/** A MIDI pitch between two bands (HTK mel scale): [lower band, weight of the next, opacity: 0 below the lowest]. */
 function bandAt(pitch, { count, lowest_hz, highest_hz }) {
   const mel = (hz) => 2595 * Math.log10(1 + hz / 700);
   const hz = 440 * 2 ** ((pitch - 69) / 12);
   const place = ((mel(hz) - mel(lowest_hz)) / (mel(highest_hz) - mel(lowest_hz))) * (count + 1) - 1;
-  if (place < 0) return [-1, 0];
-  return [Math.min(Math.floor(place), count - 2), place - Math.floor(place)];
+  const lower = Math.max(0, Math.min(Math.floor(place), count - 2));
+  return [lower, Math.max(0, Math.min(place - lower, 1)), Math.max(0, Math.min(place / FADED_BANDS, 1))];
 }
