@@ -303,7 +303,7 @@ def test_the_picture_shows_notes_in_any_scheme_and_width(site, open_page, record
     size = {"width": 390, "height": 844} if options.pop("phone", False) else {"width": 1280, "height": 820}
     page = open_page(site, viewport=size, **options)
     page.set_input_files("#file", recording)
-    expect(page.locator("#count")).not_to_have_text("0", timeout=PATIENCE_MS)
+    wait_for_more_than(4, page)
     page.wait_for_timeout(300)
     coloured = page.evaluate(
         """async () => {
