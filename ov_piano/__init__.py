@@ -27,6 +27,7 @@ transcription   strided, decoder   long inputs -> maps -> events (events: in bou
                 note_ends          sounding map -> ends of the events
                 transcriber        audio -> table of events; files, stream, midi_writer: files in and out
                 streaming          blocks of samples as they arrive -> events as they become final
+                streaming_ends     the ends of their notes, somewhat later
 evaluation      ground_truth       MIDI files -> reference notes
                 scoring, search    mir_eval's scores, thresholds and shifts; frames: which keys sound;
                 analysis           timing, velocity fit

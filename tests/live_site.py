@@ -70,6 +70,7 @@ class Heard:
 
     mels: int
     notes: list[tuple] = field(default_factory=list)  # (onset_secs, note, velocity, prob)
+    ends: list[tuple] = field(default_factory=list)  # (onset_secs, offset_secs, note)
     columns: list[np.ndarray] = field(default_factory=list)  # (mels,) uint8
     progress: list[dict] = field(default_factory=list)
     error: str | None = None
@@ -83,6 +84,8 @@ class Heard:
         message = json.loads(message)
         if message["type"] == "notes":
             self.notes += [tuple(note.values()) for note in message["notes"]]
+        elif message["type"] == "ends":
+            self.ends += [tuple(end.values()) for end in message["ends"]]
         elif message["type"] == "progress":
             self.progress.append(message)
         elif message["type"] == "stopped":

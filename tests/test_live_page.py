@@ -55,11 +55,11 @@ def recording(wave, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(transcriber, wave) -> pd.DataFrame:
-    """The events of `StreamingTranscriber` for the recording."""
+    """The events of `StreamingTranscriber` for the recording, with their ends."""
     stream = StreamingTranscriber(transcriber, settings=CHEAP)
     found = pd.DataFrame(stream.feed(wave, RATE) + stream.flush())
     assert len(found) > 8
-    return found
+    return found.merge(pd.DataFrame(stream.take_ends()), on=["onset_secs", "note"], validate="1:1")
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +143,8 @@ def test_a_dropped_recording_becomes_the_notes_of_the_streaming_class(site, open
     page.dispatch_event("#stage", "drop", {"dataTransfer": content})
     found = finished(page)
     assert same_notes(found, expected, 1.01 * FRAME_SECS) > 0.95
+    lengths = [(notes["offset_secs"] - notes["onset_secs"]).sort_values() for notes in (found, expected)]
+    assert np.median(lengths[0]) == pytest.approx(np.median(lengths[1]), abs=3 * FRAME_SECS)
     assert page.inner_text("#count") == str(len(found))
     expect(page.locator("#share")).to_contain_text("% of a core")
     assert float(page.inner_text("#latency").split()[0]) > 100  # ms
@@ -319,3 +321,37 @@ def test_the_picture_shows_notes_in_any_scheme_and_width(site, open_page, record
     )
     assert coloured > 100
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_notes_grow_until_their_end_and_midi_out_sends_it(site, open_page):
+    """With a simulated MIDI output and simulated messages of the server."""
+    page = open_page(site)
+    sent, ends = page.evaluate(
+        """async () => {
+            const { Take } = await import("./take.js");
+            const { MidiOut } = await import("./midi_out.js");
+            const [take, sent, midiOut] = [new Take(Infinity), [], new MidiOut()];
+            const port = { id: "1", name: "synthesiser", send: (bytes) => sent.push(bytes.slice(0, 2)) };
+            navigator.requestMIDIAccess = async () => ({ outputs: new Map([["1", port]]) });
+            await midiOut.open(() => {});
+            midiOut.select("1");
+            for (const [note, onset_secs] of [[60, 1], [64, 1], [60, 2]]) {
+                take.add([{ note, onset_secs, velocity: 64, prob: 1 }]);
+                midiOut.press(note, 64, Infinity);
+            }
+            const sounding = (secs) => [...take.between(secs, secs)].map(({ note }) => note);
+            const before = sounding(100);
+            for (const end of [[60, 1, 1.5], [64, 1, 3]]) {
+                const [note, onset_secs, end_secs] = end;
+                if (take.end({ note, onset_secs, end_secs })) midiOut.end(note);
+            }
+            const after = sounding(2.5);
+            take.endAll(4);
+            const ends = take.notes.map(({ note, onset_secs, end_secs }) => [note, onset_secs, end_secs]);
+            return [sent, [before, after, sounding(5), ends]];
+        }"""
+    )
+    assert sent == [[0x90, 60], [0x90, 64], [0x80, 60], [0x90, 60], [0x80, 64]]
+    before, after, last, notes = ends
+    assert (sorted(before), sorted(after), last) == ([60, 64], [60, 64], [])
+    assert notes == [[60, 1, 1.5], [64, 1, 3], [60, 2, 4]]

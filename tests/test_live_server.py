@@ -58,8 +58,13 @@ def blocks_of(wave: np.ndarray, size: int) -> list[np.ndarray]:
 
 def expected_of(transcriber: Transcriber, wave: np.ndarray, rate: int, **settings) -> list[tuple]:
     """The events of `StreamingTranscriber`."""
+    return expected_notes_and_ends(transcriber, wave, rate, **settings)[0]
+
+
+def expected_notes_and_ends(transcriber, wave: np.ndarray, rate: int, **settings) -> tuple[list[tuple], list[tuple]]:
     direct = StreamingTranscriber(transcriber, settings=CHEAP, **settings)
-    return [tuple(event)[:4] for event in direct.feed(wave, rate) + direct.flush()]
+    events = direct.feed(wave, rate) + direct.flush()
+    return [tuple(event)[:4] for event in events], [tuple(end) for end in direct.take_ends()]
 
 
 def assert_same(notes: list[tuple], expected: list[tuple]) -> None:
@@ -80,9 +85,10 @@ def wait_until_free(site: Site, left: int = 0) -> None:
 @pytest.mark.parametrize("size", [1024, 44_100])
 def test_notes_are_those_of_the_streaming_class(site, transcriber, music, size):
     heard = stream(site, blocks_of(music[0], size), music[1], gain_db=3)
-    expected = expected_of(transcriber, *music, gain_db=3)
-    assert len(expected) > 8
+    expected, ends = expected_notes_and_ends(transcriber, *music, gain_db=3)
+    assert len(expected) == len(ends) > 8
     assert_same(heard.notes, expected)
+    assert_same(sorted(heard.ends), sorted(ends))
     assert (heard.stopped, heard.error) == (True, None)
 
 

@@ -11,6 +11,7 @@ and receives
 
     ready     the stream has begun
     notes     notes: a list of onset_secs (since the first sample), note, velocity, prob
+    ends      ends: a list of onset_secs, offset_secs, note: ends of notes sent before, if the network detects them
     progress  heard_secs: audio processed so far; core_share: CPU time per elapsed time
     (binary)  log-mel: index of the first frame (uint32, little-endian), then one byte per band and frame
     stopped   all notes have been sent; the server closes the connection
@@ -30,6 +31,8 @@ from torch import Tensor
 
 from ov_piano.data.audio import LARGEST_SAMPLE
 from ov_piano.errors import InputError
+from ov_piano.transcription.streaming import StreamEvent
+from ov_piano.transcription.streaming_ends import NoteEnd
 
 SAMPLE_RATES = (8_000, 192_000)  # Hz
 GAINS_DB = (-12.0, 12.0)
@@ -112,10 +115,12 @@ def encode(kind: str, **values: Any) -> str:
     return json.dumps({"type": kind, **values}, allow_nan=False)
 
 
-def encode_notes(events: Sequence) -> str:
-    """`StreamEvent`s as a text message."""
-    columns = ("onset_secs", "note", "velocity", "prob")
-    return encode("notes", notes=[{name: getattr(event, name) for name in columns} for event in events])
+def encode_notes(events: Sequence[StreamEvent]) -> str:
+    return encode("notes", notes=[event._asdict() for event in events])
+
+
+def encode_ends(ends: Sequence[NoteEnd]) -> str:
+    return encode("ends", ends=[end._asdict() for end in ends])
 
 
 def encode_logmel(first_frame: int, logmel: Tensor) -> bytes:

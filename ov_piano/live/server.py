@@ -22,6 +22,7 @@ from ov_piano.live.service import Service
 from ov_piano.live.session import converse
 from ov_piano.resources import ASSETS
 from ov_piano.transcription.midi_writer import NOTE_SECS
+from ov_piano.transcription.streaming_ends import LAG_SECS
 
 PAGE = Path(__file__).parent / "page"
 SAMPLES = ASSETS / "live"
@@ -83,7 +84,8 @@ def describe(service: Service) -> dict:
         "look_ahead": service.settings.look_ahead_frames,
         "behind_secs": service.limits.behind_secs,
         "frame_secs": FRAME_SECS,
-        "note_secs": NOTE_SECS,
+        "note_secs": NOTE_SECS,  # of a note without a known end
+        "end_secs": LAG_SECS if service.transcriber.has_ends else None,  # until the end of a note is known
         "mels": {
             "count": service.transcriber.mels,
             "lowest_hz": service.transcriber.logmel.fmin,

@@ -20,6 +20,7 @@ from ov_piano.live.protocol import (
     Start,
     Stop,
     encode,
+    encode_ends,
     encode_logmel,
     encode_notes,
     parse_samples,
@@ -129,6 +130,8 @@ class Session:
             self.frames += columns.shape[1]
         if events:
             await self._send(encode_notes(events))
+        if ends := self.stream.take_ends():
+            await self._send(encode_ends(ends))
 
     async def _report_progress(self) -> None:
         elapsed = time.monotonic() - self.reported

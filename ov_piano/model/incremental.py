@@ -78,20 +78,23 @@ def reach(layer: nn.Module) -> int:
 
 
 class IncrementalNet:
-    """The state of one stream through a network; streams may share ``parts``."""
+    """The state of one stream through a network; streams may share ``parts``.
+
+    The sounding stage is left to the caller, who may run it less often, as ``Memory(parts.sounding_stage)``.
+    ``sounding_input`` (b, c, keys, t) is its input for the frames of the latest call, None without a sounding stage.
+    """
 
     def __init__(self, parts: Parts):
-        self._stem = _Memory(parts.stem)
-        self._onset_stages = [_Memory(stage) for stage in parts.onset_stages]
+        self._stem = Memory(parts.stem)
+        self._onset_stages = [Memory(stage) for stage in parts.onset_stages]
         self._normalise = parts.stem[0]
-        self._velocity_stage = _Memory(parts.velocity_stage)
-        self._sounding_stage = None if parts.sounding_stage is None else _Memory(parts.sounding_stage)
+        self._velocity_stage = Memory(parts.velocity_stage)
+        self._has_ends = parts.sounding_stage is not None
+        self.sounding_input: Tensor | None = None
 
     @torch.inference_mode()
     def __call__(self, logmel: Tensor, settled: int) -> Tensor:
         """Log-mel (b, mels, 1 + t) in dB -> onset and velocity logits (b, 2, keys, t) of all frames but the first.
-
-        With a sounding stage, its logits are the third and fourth map.
 
         :param settled: how many of the t frames, counted from the first, are final; the next call must start with
             the last of them
@@ -100,14 +103,13 @@ class IncrementalNet:
         features = self._stem(x, settled)  # (b, c, keys, t)
         onsets = sum(stage(features, settled) for stage in self._onset_stages)  # (b, 1, keys, t)
         shared = torch.cat([features, onsets], dim=1)  # (b, c+1, keys, t)
-        maps = [onsets, self._velocity_stage(shared, settled)]  # (b, 1, keys, t) each
-        if self._sounding_stage is not None:
+        if self._has_ends:
             harmonics = harmonic_levels(self._normalise.run(x, None, 0)[0][:, 0])
-            maps.append(self._sounding_stage(torch.cat([shared, harmonics], dim=1), settled))
-        return torch.cat(maps, dim=1)
+            self.sounding_input = torch.cat([shared, harmonics], dim=1)
+        return torch.cat([onsets, self._velocity_stage(shared, settled)], dim=1)
 
 
-class _Memory:
+class Memory:
     """A sequence of steps with the past input that each needs."""
 
     def __init__(self, steps: Sequence[Step]):

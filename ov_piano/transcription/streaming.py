@@ -4,6 +4,7 @@ stream = StreamingTranscriber()
 for block in microphone:
     for event in stream.feed(block, sample_rate=48_000):
         print(event.onset_secs, event.note, event.velocity)
+    ends = stream.take_ends()  # of notes that have ended meanwhile
 rest = stream.flush()
 
 Network, decoder and operating point are those of `Transcriber`. At each hop the network recomputes the latest frames
@@ -25,6 +26,7 @@ from ov_piano.data.audio_stream import StreamLogMel, mono_block
 from ov_piano.errors import InputError
 from ov_piano.model.incremental import IncrementalNet
 from ov_piano.transcription.events import MAX_VELOCITY
+from ov_piano.transcription.streaming_ends import NoteEnd, StreamingEnds
 from ov_piano.transcription.transcriber import Transcriber
 
 MOST_GAIN_DB = 12.0
@@ -144,7 +146,9 @@ class StreamingTranscriber:
         """Start a new stream at 0 s, at any sampling rate; keep the settings."""
         self._input: StreamLogMel | None = None
         self._sample_rate, self._ended = None, False
-        self._net = IncrementalNet(self._transcriber.parts._replace(sounding_stage=None))  # no note ends in streams
+        parts = self._transcriber.parts
+        self._net = IncrementalNet(parts)
+        self._ends = None if parts.sounding_stage is None else StreamingEnds(parts.sounding_stage)
         self._columns = torch.zeros(self._transcriber.mels, 0)  # log-mel: unsettled frames and the one before
         self._maps = torch.zeros(2, KEYS, 1)  # latest onset probabilities and velocities; 0 for frame 0
         self._edge = 0  # how many of them belong to repetitions of the latest frame
@@ -183,7 +187,17 @@ class StreamingTranscriber:
             return []
         self._append(self._input.finish(), last=True)
         self._ended = True
-        return self._decide(self._input.columns)
+        events = self._decide(self._input.columns)
+        if self._ends is not None:
+            self._ends.search(self._done, last=True)
+        return events
+
+    def take_ends(self) -> list[NoteEnd]:
+        """Ends of events handed out before, found since the last call; empty without a sounding stage.
+
+        An end is known 0.3 to 0.5 s after it. After `flush` all notes have ended.
+        """
+        return [] if self._ends is None else self._ends.take()
 
     def take_logmel(self) -> Tensor:
         """Log-mel frames since the last call, (mels, n) in dB with gain and floor; at most the last 6 s."""
@@ -206,6 +220,8 @@ class StreamingTranscriber:
         scaled = torch.cat([scaled, scaled[:, -1:].expand(-1, self._edge)], dim=1)
         logits = self._net(scaled[None].to(self._transcriber.device), settled)[0]
         self._maps = torch.cat([self._maps[:, :, max(0, known - KEPT_MAPS) : known], logits.sigmoid().cpu()], dim=2)
+        if self._ends is not None:
+            self._ends.add(self._net.sounding_input, settled, self._edge, last)
         self._columns = self._columns[:, settled:].clone()
 
     def _scaled(self, columns: Tensor) -> Tensor:
@@ -227,5 +243,9 @@ class StreamingTranscriber:
                 self._latest[key] = frame
                 onset_secs = max(0.0, frame * FRAME_SECS + self.shift)
                 events.append(StreamEvent(onset_secs, key + LOWEST_NOTE, vel * MAX_VELOCITY, prob))
+                if self._ends is not None:
+                    self._ends.strike(key, frame, onset_secs, self.shift)
         self._done = until
+        if self._ends is not None:
+            self._ends.search(until)
         return sorted(events)

@@ -25,12 +25,15 @@ export function toMidi(notes) {
   return new Uint8Array([...header, ...track(tempo), ...track(piano)]);
 }
 
-/** A table of onset_secs, note, velocity and prob. */
-export function toCsv(notes) {
-  const rows = notes.map(({ onset_secs, note, velocity, prob }) =>
-    [onset_secs.toFixed(6), note, velocity.toFixed(6), prob.toFixed(6)].join(","),
-  );
-  return ["onset_secs,note,velocity,prob", ...rows, ""].join("\n");
+/** A table of onset_secs, offset_secs (if `withEnds`), note, velocity and prob. */
+export function toCsv(notes, withEnds) {
+  const names = ["onset_secs", ...(withEnds ? ["offset_secs"] : []), "note", "velocity", "prob"];
+  const rows = notes.map(({ onset_secs, end_secs, note, velocity, prob }) => {
+    const row = [onset_secs.toFixed(6), note, velocity.toFixed(6), prob.toFixed(6)];
+    if (withEnds) row.splice(1, 0, end_secs.toFixed(6));
+    return row.join(",");
+  });
+  return [names.join(","), ...rows, ""].join("\n");
 }
 
 /** Download a file. */

@@ -20,9 +20,10 @@ const LARGEST_FILE = 300e6; // bytes; decoded, the file is several times as larg
 const $ = (id) => document.getElementById(id);
 const about = await (await fetch("about")).json();
 
-const take = new Take(about.note_secs);
+const endsAreDetected = about.end_secs !== null;
+const take = new Take(endsAreDetected ? Infinity : about.note_secs);
 const spectrogram = new Spectrogram(about);
-const roll = new Roll($("roll"), take, spectrogram, 0);
+const roll = new Roll($("roll"), take, spectrogram, about.end_secs);
 const keyboard = new Keyboard($("keyboard"));
 const level = new Level($("level"), $("level-text"));
 const latency = new Latency();
@@ -46,9 +47,19 @@ const transcription = new Transcription(settings, about.behind_secs, {
     take.add(notes);
     for (const note of notes) {
       if (capture.state === "running") latency.add(capture.time - note.onset_secs);
-      midiOut.press(note.note, note.velocity, about.note_secs);
+      midiOut.press(note.note, note.velocity, endsAreDetected ? Infinity : about.note_secs);
     }
     display.show();
+  },
+  onEnds(ends) {
+    for (const end of ends) {
+      if (take.end(end)) midiOut.end(end.note);
+    }
+    display.show();
+  },
+  onStreamEnd() {
+    take.endAll(capture.time);
+    midiOut.release();
   },
   onLogmel(start, frame, bytes) {
     spectrogram.add(start, frame, bytes);
@@ -159,8 +170,8 @@ async function playNotes() {
 
 /** Start an empty take; the old one can be restored with undo. */
 function beginTake(newName) {
-  const old = { notes: take.clear(), name, time: capture.beginTake() };
   transcription.abandon();
+  const old = { notes: take.clear(), name, time: capture.beginTake() };
   spectrogram.clear();
   latency.clear();
   roll.back = 0;
@@ -208,7 +219,7 @@ $("undo").onclick = () => {
   });
 };
 $("save-midi").onclick = () => save(`${name}.mid`, toMidi(take.until(capture.time)), "audio/midi");
-$("save-csv").onclick = () => save(`${name}.csv`, toCsv(take.notes), "text/csv");
+$("save-csv").onclick = () => save(`${name}.csv`, toCsv(take.until(capture.time), endsAreDetected), "text/csv");
 
 document.ondragover = (event) => {
   event.preventDefault();

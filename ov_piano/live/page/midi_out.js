@@ -25,22 +25,24 @@ export class MidiOut {
     this.#port = id === null ? null : (this.#access.outputs.get(id) ?? null);
   }
 
+  /** Note-on now, and note-off after `secs`; Infinity: at end(). */
   press(note, velocity, secs) {
     if (!this.#port) return;
-    this.#end(note);
+    this.end(note);
     this.#port.send([NOTE_ON, note, Math.max(1, Math.min(127, Math.round(velocity)))]);
-    this.#sounding.set(note, setTimeout(() => this.#end(note), 1000 * secs));
+    this.#sounding.set(note, secs < Infinity ? setTimeout(() => this.end(note), 1000 * secs) : null);
   }
 
-  /** End all notes. */
-  release() {
-    for (const note of [...this.#sounding.keys()]) this.#end(note);
-  }
-
-  #end(note) {
+  /** Send the note-off of a note that sounds. */
+  end(note) {
     if (!this.#sounding.has(note)) return;
     clearTimeout(this.#sounding.get(note));
     this.#sounding.delete(note);
     this.#port.send([NOTE_OFF, note, 0]);
+  }
+
+  /** End all notes. */
+  release() {
+    for (const note of [...this.#sounding.keys()]) this.end(note);
   }
 }

@@ -15,8 +15,8 @@ export class Stream {
 
   /**
    * @param settings  sample_rate, threshold, gain_db, look_ahead_frames
-   * @param handlers  onOpen(), onNotes(notes), onLogmel(start, frame, bytes), onShare(share of one core),
-   *   onClose({complete, refusal})
+   * @param handlers  onOpen(), onNotes(notes), onEnds(ends of notes), onLogmel(start, frame, bytes),
+   *   onShare(share of one core), onClose({complete, refusal})
    */
   constructor(settings, handlers) {
     this.#rate = settings.sample_rate;
@@ -80,6 +80,10 @@ export class Stream {
     } else if (message.type === "notes") {
       const inTake = (note) => ({ ...note, onset_secs: this.#start + note.onset_secs });
       this.#handlers.onNotes(message.notes.map(inTake));
+    } else if (message.type === "ends") {
+      const inTake = ({ note, onset_secs, offset_secs }) =>
+        ({ note, onset_secs: this.#start + onset_secs, end_secs: this.#start + offset_secs });
+      this.#handlers.onEnds(message.ends.map(inTake));
     } else if (message.type === "progress") {
       this.#heard = message.heard_secs;
       this.#handlers.onShare(message.core_share);

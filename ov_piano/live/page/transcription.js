@@ -20,8 +20,9 @@ export class Transcription {
 
   /**
    * @param mostBehind  maximum backlog in seconds, here or on the server; older audio is skipped
-   * @param handlers  onNotes(notes), onLogmel(start, frame, bytes), onShare(share of one core),
-   *   onConnection(isConnected), onSkipped(seconds), onRefused(message) when the server ends the transcription
+   * @param handlers  onNotes(notes), onEnds(ends of notes), onLogmel(start, frame, bytes), onShare(share of one core),
+   *   onConnection(isConnected), onSkipped(seconds), onStreamEnd() when no more notes and ends of a stream will come,
+   *   onRefused(message) when the server ends the transcription
    */
   constructor(settings, mostBehind, handlers) {
     this.settings = settings;
@@ -59,6 +60,7 @@ export class Transcription {
   /** Discard audio that waits and notes that have not arrived. */
   abandon() {
     this.#waiting = [];
+    if (this.#stream) this.#handlers.onStreamEnd();
     this.#stream?.abandon();
     this.#stream = null;
     this.#settle();
@@ -112,6 +114,7 @@ export class Transcription {
 
   #closed({ complete, refusal }) {
     this.#stream = null;
+    this.#handlers.onStreamEnd();
     if (refusal) {
       this.#active = false;
       this.#waiting = [];
