@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ov_piano.cli import run
 from ov_piano.config import to_yaml
@@ -156,6 +157,9 @@ def build_trainer(conf: ConfDef, pair: StorePair, chunks: ChunkDataset, processe
         conf_yaml=to_yaml(conf),
         norm_batches=partial(random_logmels, chunks, *batches) if conf.BN_REESTIMATE_BATCHES else None,
         fast=conf.FAST,
+        average=AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(conf.AVERAGE_DECAY))
+        if conf.AVERAGE_DECAY
+        else None,
     )
     if state:
         trainer.resume(state)

@@ -6,11 +6,13 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ov_piano.constants import KEYS
 from ov_piano.data.chunks import Chunks
 from ov_piano.errors import InputError
 from ov_piano.evaluation.search import ONSET_COLUMNS, VELOCITY_COLUMNS
+from ov_piano.training.conf import TrainConf
 from ov_piano.training.processes import Processes
 from ov_piano.training.schedule import CyclicDecay
 from ov_piano.training.snapshots import SnapshotFolder
@@ -74,11 +76,17 @@ def weights(trainer):
     return torch.cat([parameter.detach().flatten() for parameter in trainer.model.parameters()])
 
 
+def averaged(trainer, decay):
+    """``trainer`` with a moving average of its weights."""
+    trainer.average = AveragedModel(trainer.model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    return trainer
+
+
 @pytest.mark.parametrize("steps_before", [1, 3, BATCHES, BATCHES + 2])
 def test_resumed_training_equals_uninterrupted_training(tmp_path, steps_before):
-    uninterrupted = new_trainer(tmp_path / "uninterrupted")
+    uninterrupted = averaged(new_trainer(tmp_path / "uninterrupted"), 0.8)
     reports = train(uninterrupted, epochs=3)
-    first, second = new_trainer(tmp_path), new_trainer(tmp_path)
+    first, second = averaged(new_trainer(tmp_path), 0.8), averaged(new_trainer(tmp_path), 0.8)
     reports_before = train(first, epochs=3, max_steps=steps_before)
     first.save_state()
     second.resume(tmp_path / "training_states" / f"training_state_step={steps_before}.pt")
@@ -87,6 +95,35 @@ def test_resumed_training_equals_uninterrupted_training(tmp_path, steps_before):
         report._replace(secs=0) for report in reports
     ]
     assert torch.equal(weights(second), weights(uninterrupted))
+    for ours, theirs in zip(second.average.parameters(), uninterrupted.average.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_snapshots_are_of_the_average_and_training_goes_on_with_the_latest_weights(tmp_path):
+    plain, trainer = new_trainer(tmp_path), averaged(new_trainer(tmp_path), 0.75)
+    expected = None
+    for batch in trainer.batches(Loader(), epochs=1):
+        trainer.train_on(batch)
+        latest = trainer.model.onsets.weight.detach().clone()
+        expected = latest if expected is None else 0.75 * expected + 0.25 * latest
+    torch.testing.assert_close(trainer.model_for_use().onsets.weight.detach(), expected)
+    assert not torch.allclose(expected, latest)
+    train(plain, epochs=1)
+    assert torch.equal(weights(trainer), weights(plain))
+
+
+def test_an_average_begins_with_the_weights_of_a_run_that_had_none(tmp_path):
+    plain, trainer = new_trainer(tmp_path), averaged(new_trainer(tmp_path), 0.75)
+    train(plain, epochs=1)
+    plain.save_state()
+    trainer.resume(tmp_path / "training_states" / f"training_state_step={BATCHES}.pt")
+    train(trainer, epochs=2, max_steps=BATCHES + 1)
+    assert torch.equal(trainer.model_for_use().onsets.weight, trainer.model.onsets.weight)
+
+
+def test_a_decay_of_1_is_refused():
+    with pytest.raises(InputError, match="AVERAGE_DECAY=1"):
+        TrainConf(AVERAGE_DECAY=1.0)
 
 
 def test_batches_end_with_the_last_epoch_or_at_the_last_step(tmp_path):

@@ -100,6 +100,12 @@ class Running:
     BN_REESTIMATE_BATCHES: int = option(
         0, "batches to re-estimate batch-norm statistics from before cross-validation; 0: keep them", NON_NEGATIVE
     )
+    AVERAGE_DECAY: float = option(
+        0.0,
+        "decay per step of a moving average of the weights, which is then validated and saved (use it with "
+        "BN_REESTIMATE_BATCHES); 0: no average",
+        FRACTION,
+    )
     AUGMENT_RESPONSE_DB: float = option(
         0.0, "standard deviation of a random frequency response per chunk, in dB", NON_NEGATIVE
     )
@@ -151,6 +157,8 @@ class TrainConf(Method, SpeedConf, Running, MapsConf, Scoring, DecoderConf, Vali
             raise InputError(f"setting LR_MIN={self.LR_MIN}: expected at most LR_MAX={self.LR_MAX}")
         if self.LR_PERIOD < 2:
             raise InputError(f"setting LR_PERIOD={self.LR_PERIOD}: expected at least 2 steps")
+        if self.AVERAGE_DECAY == 1:
+            raise InputError("setting AVERAGE_DECAY=1: expected less, or the average never changes")
         if self.TRAIN_ENDS and not self.TRAINABLE_ONSETS:
             raise InputError("setting TRAIN_ENDS=true: expected TRAINABLE_ONSETS=true (the network is frozen anyway)")
 

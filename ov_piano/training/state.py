@@ -38,11 +38,20 @@ class TrainingState:
     batch: int  # 0-based index of the next batch in its epoch, in global batches
     conf: str  # resolved settings as YAML
     commit: str
+    average: dict[str, Any] | None = None  # of the averaged weights, if any
 
     @classmethod
-    def of(cls, model: nn.Module, optimizer: torch.optim.Optimizer, **position: Any) -> "TrainingState":
-        """The state of ``model`` and ``optimizer``; ``position``: the remaining fields."""
-        return cls(model=model.state_dict(), optimizer=optimizer.state_dict(), commit=git_commit(), **position)
+    def of(
+        cls, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None, **position: Any
+    ) -> "TrainingState":
+        """The state of ``model``, ``optimizer`` and ``average``; ``position``: the remaining fields."""
+        return cls(
+            model=model.state_dict(),
+            optimizer=optimizer.state_dict(),
+            average=None if average is None else average.state_dict(),
+            commit=git_commit(),
+            **position,
+        )
 
     def save(self, folder: str | Path, name: str = NAME) -> Path:
         """Write the state to ``folder`` atomically; keep it and the previous one, delete the others.
@@ -72,8 +81,12 @@ class TrainingState:
         except Exception as error:  # the unpickler may raise anything on a damaged or foreign file
             raise InputError(f"{path}: not a training state saved by script 1 ({type(error).__name__})") from None
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, path: str | Path) -> None:
+    def restore(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, path: str | Path, average: nn.Module | None = None
+    ) -> None:
         """Restore weights and optimizer moments; ``optimizer`` keeps its current momentum and weight decay.
+
+        An ``average`` that was not saved starts with the restored weights.
 
         :raises InputError: the state does not fit; ``path`` is used in the message
         """
@@ -85,6 +98,8 @@ class TrainingState:
         try:
             model.load_state_dict(self.model)
             optimizer.load_state_dict(self.optimizer)
+            if average is not None and self.average is not None:
+                average.load_state_dict(self.average)
         except (RuntimeError, ValueError, KeyError) as error:
             raise InputError(f"{path}: state of a different model: {str(error).splitlines()[0]}") from None
         for group, kept_settings in zip(optimizer.param_groups, settings, strict=True):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from ov_piano.data.chunks import Chunks
 from ov_piano.data.loader import TrainingLoader
@@ -62,6 +63,7 @@ class Trainer:
     :param wants_pause: step -> whether to enter the debugger before the update
     :param norm_batches: returns log-mels (b, mels, t) to re-estimate batch-norm statistics from; None: keep them
     :param fast: validate with the optimised kernels
+    :param average: moving average of the weights, used for validation and snapshots; None: the latest weights
     """
 
     model: OnsetVelocityBase
@@ -77,6 +79,7 @@ class Trainer:
     conf_yaml: str
     norm_batches: Callable[[], Iterable[Tensor]] | None = None
     fast: bool = True
+    average: AveragedModel | None = None
     step: int = 0
     epoch: int = 0
     batch: int = 0
@@ -115,12 +118,14 @@ class Trainer:
         if not isfinite(sum(means)):
             self._stop_at(logged, chunks)
         lr, cycle_ends = self.training_step.update(losses, step)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         self.step, self.batch = step, self.batch + 1
         return StepReport(logged, lr, time.perf_counter() - started, cycle_ends)
 
     def model_for_use(self) -> OnsetVelocityBase:
-        """A copy of the model in eval mode, with re-estimated batch-norm statistics if configured."""
-        model = copy.deepcopy(self.model).eval()
+        """A copy of the model in eval mode, with averaged weights and re-estimated batch norms if configured."""
+        model = copy.deepcopy(self.model if self.average is None else self.average.module).eval()
         if self.norm_batches is not None:
             reestimate_statistics(model, (logmel.to(self.processes.device) for logmel in self.norm_batches()))
         return model
@@ -156,7 +161,7 @@ class Trainer:
         :raises InputError: the file is unreadable or belongs to a different model
         """
         state = TrainingState.load(path)
-        state.restore(self.model, self.training_step.optimizer, path)
+        state.restore(self.model, self.training_step.optimizer, path, self.average)
         self.step, self.epoch, self.batch = state.step, state.epoch, state.batch
         if self.snapshots.has_validated(self.step):
             self.validated_step = self.step
@@ -170,6 +175,7 @@ class Trainer:
         return TrainingState.of(
             self.model,
             self.training_step.optimizer,
+            self.average,
             step=self.step,
             epoch=self.epoch,
             batch=self.batch,
