@@ -145,6 +145,22 @@ def test_a_client_that_sends_at_once_is_slowed_down_and_loses_nothing(site, tran
     assert_same(heard.notes, expected_of(transcriber, wave, music[1]))
 
 
+def test_a_busy_server_processes_several_messages_at_once(site, monkeypatch):
+    heard = []
+
+    class Slow(StreamingTranscriber):
+        def feed(self, samples: np.ndarray, _: float) -> list:
+            time.sleep(0.02)
+            heard.append(samples)
+            return []
+
+    monkeypatch.setattr(session, "StreamingTranscriber", Slow)
+    sent = [np.full(100, 0.001 * number, np.float32) for number in range(60)]
+    assert stream(site, sent, 8000).stopped
+    assert len(heard) < len(sent) / 2
+    np.testing.assert_array_equal(np.concatenate(heard), np.concatenate(sent))
+
+
 # What a client cannot do
 
 SECOND = np.zeros(8000, "<f4").tobytes()
