@@ -136,7 +136,7 @@ export class Capture {
 }
 
 const REFUSALS = {
-  NotAllowedError: "The browser may not use the microphone. Allow it in the address bar.",
+  NotAllowedError: "This page may not use the microphone. Allow it in the browser's address bar, then try again.",
   NotFoundError: "The browser found no microphone.",
   NotReadableError: "The microphone is in use by another program.",
 };

@@ -75,7 +75,8 @@ const transcription = new Transcription(settings, about.behind_secs, {
     if (!isConnected) display.notify("Lost the connection to the server. The notes so far are safe; reconnecting …", true);
   },
   onSkipped(seconds) {
-    display.notify(`Skipped ${seconds.toFixed(1)} s of sound: the server was unreachable or too slow.`, true);
+    const why = "the server was unreachable or too slow (larger HOP_FRAMES need less processor time)";
+    display.notify(`Skipped ${seconds.toFixed(1)} s of sound: ${why}.`, true);
   },
   onRefused(message) {
     act(async () => {
@@ -189,8 +190,8 @@ function beginTake(newName) {
 }
 
 function clear() {
+  display.notify(`Cleared ${take.notes.length} notes.`);
   beginTake(name);
-  display.notify("");
 }
 
 // User input

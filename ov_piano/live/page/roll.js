@@ -97,15 +97,17 @@ export class Roll {
       const bar = (until) => {
         context.beginPath();
         context.roundRect(x, y, noteWidth, Math.max(3, yAt(Math.max(until, note.onset_secs)) - y), 3);
-        context.fill();
       };
+      const sounds = note.end_secs === Infinity;
       context.fillStyle = colours.velocity[loudness];
-      if (note.end_secs === Infinity) {
-        context.globalAlpha = UNSURE;
+      bar(sounds ? now - this.#endLag : Math.min(note.end_secs, now));
+      context.fill();
+      if (sounds) {
         bar(now);
+        context.globalAlpha = UNSURE;
+        context.fill();
         context.globalAlpha = 1;
       }
-      bar(note.end_secs === Infinity ? now - this.#endLag : Math.min(note.end_secs, now));
       context.stroke();
     }
   }

@@ -59,7 +59,7 @@ export function connectMidiOut(midiOut, onWarning) {
       update();
       if (midiOut.outputs.length === 0) onWarning("The browser found no MIDI output. Connect one to see it in the list.");
     } catch {
-      onWarning("The browser may not use MIDI. Allow it in the address bar.");
+      onWarning("This page may not use MIDI. Allow it in the browser's address bar, then try again.");
     }
   };
 }

@@ -9,7 +9,7 @@ const MOST_TILES = 300; // half an hour
 const MOST_PICTURES = 12; // tiles with a cached picture
 const RANGE_DB = 60; // shown below the loudest value so far
 const OPACITY = 0.9; // of the loudest value
-const GAMMA = 1.7; // above 1: less of the noise floor
+const GAMMA = 1.5; // above 1: less of the noise floor
 const FADED_BANDS = 6; // at the lower edge
 
 export class Spectrogram {
