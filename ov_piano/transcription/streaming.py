@@ -8,8 +8,8 @@ for block in microphone:
 rest = stream.flush()
 
 Network, decoder and operating point are those of `Transcriber`. At each hop the network recomputes the latest frames
-and reuses its state from earlier ones (`IncrementalNet`); an event is final once a few frames after it, the
-look-ahead, have arrived.
+and reuses its state from earlier ones (`IncrementalNet`). A few frames after an onset, the look-ahead, are enough to be
+certain of most events. Those with a probability near the threshold wait for more frames.
 """
 
 from collections import deque
@@ -32,8 +32,9 @@ from ov_piano.transcription.transcriber import Transcriber
 MOST_GAIN_DB = 12.0
 SHOWN_COLUMNS = 250  # log-mel frames kept for `take_logmel`: 6 s
 LATE_FRAMES = 1  # a peak may move by this much as more sound arrives, and is then reported late
-KEPT_MAPS = 8  # decoded frames that the decoder sees as context
+KEPT_MAPS = 8  # decided frames that the decoder sees as context
 EDGE_FRAMES = 3  # repetitions of the latest frame: the network then sees a held sound, not a sudden end
+EARLY_MARGIN = 0.06  # minimum probability above the threshold after the look-ahead; falls to 0 while an event waits
 APART_FRAMES = 1  # onsets of a key no further apart than this count as one
 BLOCK = 16_000  # samples of a long block to process at once
 
@@ -44,26 +45,39 @@ class StreamSettings:
 
     :param past_frames: recomputed before the frames to decide
     :param hop_frames: decided at once: the network runs once per hop
-    :param look_ahead_frames: needed after a frame to decide it
+    :param look_ahead_frames: needed after a frame to decide its certain events
+    :param waiting_frames: after those, to decide the others
     """
 
     past_frames: int
     hop_frames: int
     look_ahead_frames: int
+    waiting_frames: int = 6
 
     def __post_init__(self) -> None:
-        for name, lowest, highest in (("past", 1, 5000), ("hop", 1, 500), ("look_ahead", 0, 5000)):
+        limits = (("past", 1, 5000), ("hop", 1, 500), ("look_ahead", 0, 5000), ("waiting", 0, 5000))
+        for name, lowest, highest in limits:
             found = getattr(self, f"{name}_frames")
             if not (isinstance(found, int) and lowest <= found <= highest):
                 raise InputError(f"{name}_frames: expected a whole number from {lowest} to {highest}, found {found}")
 
     @property
     def latency_secs(self) -> float:
-        """Maximum time from a sound to its event, without computing time.
+        """Maximum time from a sound to its event if that is certain, without computing time.
 
         It is half the STFT window, the look-ahead, and the rest of the hop.
         """
         return WINDOW / 2 / SAMPLE_RATE + (self.look_ahead_frames + self.hop_frames - 1) * FRAME_SECS
+
+    @property
+    def longest_latency_secs(self) -> float:
+        """Maximum time from a sound to its event, without computing time."""
+        return self.latency_secs + self.waiting_frames * FRAME_SECS
+
+    def early_margin(self, frame_age: int) -> float:
+        """How far above the threshold an event must be with ``frame_age`` frames after it, to be reported then."""
+        waited = frame_age - self.look_ahead_frames
+        return EARLY_MARGIN * (1 - waited / self.waiting_frames) if waited < self.waiting_frames else 0.0
 
 
 # With EDGE_FRAMES, each adds up to 16 frames, the vector length of the kernels with AVX-512.
@@ -158,7 +172,10 @@ class StreamingTranscriber:
         self._shown: deque[Tensor] = deque(maxlen=-(-SHOWN_COLUMNS // self.settings.hop_frames))
 
     def feed(self, samples: np.ndarray | Tensor, sample_rate: int) -> list[StreamEvent]:
-        """Add a block (n,) or (n, channels) and return the events that it makes final, ordered by onset.
+        """Add a block (n,) or (n, channels) and return the events that it decides, ordered by onset.
+
+        An event that has waited may have its onset before that of an event returned earlier, by at most
+        ``waiting_frames`` and a hop. The events of one key are always in order.
 
         :raises InputError: invalid samples, a changed sampling rate, or a stream that has ended; the stream is
             then unchanged
@@ -178,7 +195,7 @@ class StreamingTranscriber:
             self._input.append(block[begin : begin + BLOCK])
             while (columns := self._input.next_columns()) is not None:
                 self._append(columns)
-                events += self._decide(self._input.columns - self.settings.look_ahead_frames)
+                events += self._decide()
         return events
 
     def flush(self) -> list[StreamEvent]:
@@ -187,7 +204,7 @@ class StreamingTranscriber:
             return []
         self._append(self._input.finish(), last=True)
         self._ended = True
-        events = self._decide(self._input.columns)
+        events = self._decide()
         if self._ends is not None:
             self._ends.search(self._done, last=True)
         return events
@@ -219,7 +236,8 @@ class StreamingTranscriber:
         scaled = self._scaled(self._columns)
         scaled = torch.cat([scaled, scaled[:, -1:].expand(-1, self._edge)], dim=1)
         logits = self._net(scaled[None].to(self._transcriber.device), settled)[0]
-        self._maps = torch.cat([self._maps[:, :, max(0, known - KEPT_MAPS) : known], logits.sigmoid().cpu()], dim=2)
+        kept = self._maps[:, :, max(0, known - self.settings.waiting_frames - KEPT_MAPS) : known]
+        self._maps = torch.cat([kept, logits.sigmoid().cpu()], dim=2)
         if self._ends is not None:
             self._ends.add(self._net.sounding_input, settled, self._edge, last)
         self._columns = self._columns[:, settled:].clone()
@@ -228,24 +246,27 @@ class StreamingTranscriber:
         """Apply the gain, and the floor below the maximum so far."""
         return columns.clamp(min=self._maximum_db - TOP_DB) + self._gain_db
 
-    def _decide(self, until: int) -> list[StreamEvent]:
-        """Events of the undecided frames before ``until``."""
+    def _decide(self) -> list[StreamEvent]:
+        """Events that are certain by now, and all those that have waited long enough."""
+        columns = self._input.columns
+        until = columns if self._ended else columns - self.settings.look_ahead_frames
         if until <= self._done:
             return []
-        begin = self._input.columns + self._edge - self._maps.shape[2]  # first frame of the maps
+        begin = columns + self._edge - self._maps.shape[2]  # first frame of the maps
         onsets, velocities = self._maps[:, None]  # (1, keys, t) each
         _, keys, frames, probs, vels = self._transcriber.decoder.peaks(onsets, velocities, self._threshold)
         found = zip((frames + begin).tolist(), keys.tolist(), probs.tolist(), vels.tolist(), strict=True)
         events = []
         for frame, key, prob, vel in sorted(found):
-            if self._done - LATE_FRAMES <= frame < until and frame > self._latest[key] + APART_FRAMES:
-                frame = max(frame, self._done)  # noqa: PLW2901 -- keeps late events in order
+            if not (self._done - LATE_FRAMES <= frame < until and frame > self._latest[key] + APART_FRAMES):
+                continue
+            if self._ended or prob >= self._threshold + self.settings.early_margin(columns - 1 - frame):
                 self._latest[key] = frame
                 onset_secs = max(0.0, frame * FRAME_SECS + self.shift)
                 events.append(StreamEvent(onset_secs, key + LOWEST_NOTE, vel * MAX_VELOCITY, prob))
                 if self._ends is not None:
                     self._ends.strike(key, frame, onset_secs, self.shift)
-        self._done = until
+        self._done = until if self._ended else max(0, until - self.settings.waiting_frames)
         if self._ends is not None:
-            self._ends.search(until)
+            self._ends.search(self._done)
         return sorted(events)

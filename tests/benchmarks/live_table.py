@@ -1,19 +1,18 @@
 """Accuracy and speed of live transcription: `python -m tests.benchmarks.live_table DATA=maestro-v3.0.0[,another tree]`
 
-Streams the first SECONDS of recordings through `StreamingTranscriber` with each combination of PAST, HOPS and
-LOOK_AHEADS, and compares the scores with those of `Transcriber` on the same audio. Prints a Markdown table with one
-row per combination, and writes OUT (CSV) after each row:
+Streams the first SECONDS of recordings through `StreamingTranscriber` with each of SETTINGS, and compares the scores
+with those of `Transcriber` on the same audio. Prints the table of README.md, one row per setting, and writes OUT (CSV)
+after each row:
 
 - onset_f1, onset_velocity_f1: means over recordings in %; onset_loss, onset_velocity_loss: points below offline
-- latency_median, latency_95: seconds from a reference onset to its event, including the wait for samples and the
-  computing time
+- latency_median, latency_95, latency_max: seconds from a reference onset to its event, including the wait for samples
+  and the computing time
 - one_core: seconds of audio per second of computing, with one thread
 """
 
 import csv
-import itertools
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,19 +25,25 @@ from ov_piano.config import POSITIVE, REQUIRED, option
 from ov_piano.constants import SAMPLE_RATE
 from ov_piano.data.audio import load_mono
 from ov_piano.data.maestro import load_recordings
+from ov_piano.errors import InputError
 from ov_piano.evaluation.ground_truth import load_ground_truth
 from ov_piano.evaluation.scoring import match_onsets, score
 from ov_piano.machine.atomic import atomic_write
 from ov_piano.settings import Tolerances
-from ov_piano.transcription.streaming import StreamingTranscriber, StreamSettings
+from ov_piano.transcription.streaming import DEFAULT, FAST, StreamingTranscriber, StreamSettings
 from ov_piano.transcription.transcriber import Transcriber
 
 BLOCK = 128  # samples handed over at once, 8 ms
 COLUMNS = (
-    *("past", "hop", "look_ahead", "onset_f1", "onset_loss", "onset_velocity_f1", "onset_velocity_loss"),
-    *("latency_median", "latency_95", "one_core"),
+    *("past", "hop", "look_ahead", "waiting", "onset_f1", "onset_loss", "onset_velocity_f1", "onset_velocity_loss"),
+    *("latency_median", "latency_95", "latency_max", "one_core"),
 )
-ROW = "| {} | {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.3f} | {:.3f} | {:.1f} |"
+HEADINGS = (
+    *("past", "hop", "look-ahead", "waiting", "onset F1", "loss", "onset+velocity F1", "loss"),
+    *("latency, median", "95 %", "maximum", "one core"),
+)
+ROW = "| {} | {} | {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.3f} | {:.3f} | {:.3f} | {:.1f} |"
+NAMES = {DEFAULT: " (default)", FAST: " (`FAST`)"}
 
 
 @dataclass
@@ -48,12 +53,16 @@ class ConfDef:
     DATA: str = option(REQUIRED, "folders in MAESTRO's layout, separated by commas")
     SPLIT: str = option("validation", "split to take recordings from")
     VERSION: int = option(3, "MAESTRO version in the name of the CSV file")
-    RECORDINGS: int = option(12, "number of recordings per folder, evenly spaced in its list", POSITIVE)
-    SECONDS: float = option(60.0, "duration to use from the start of each recording", POSITIVE)
+    RECORDINGS: int = option(8, "number of recordings per folder, evenly spaced in its list", POSITIVE)
+    SECONDS: float = option(30.0, "duration to use from the start of each recording", POSITIVE)
     SNAPSHOT_INPATH: str | None = option(None, "snapshot to use; null: the default snapshot")
-    PAST: list[int] = option([8], "values of past_frames, see `StreamSettings`")
-    HOPS: list[int] = option([1, 2, 3, 4], "values of hop_frames")
-    LOOK_AHEADS: list[int] = option([1, 2, 3, 4], "values of look_ahead_frames")
+    SETTINGS: list[str] = option(
+        [
+            *("8/2/3/0", "8/2/6/0", "8/2/1/6", "8/2/2/6", "8/2/3/6", "8/2/4/6", "20/2/3/6", "8/8/3/6"),
+            *("10/1/1/2", "10/1/1/6", "10/1/2/0", "10/1/2/6"),
+        ],
+        "past/hop/look-ahead/waiting, in frames: see `StreamSettings`",
+    )
     OUT: str = option("out/live_table.csv", "CSV file to write")
 
 
@@ -118,10 +127,10 @@ def measure(
     transcriber: Transcriber, settings: StreamSettings, excerpts: list[Excerpt], offline_f1s: np.ndarray
 ) -> dict[str, float]:
     """A row of the table."""
-    what = f"past {settings.past_frames}, hop {settings.hop_frames}, look-ahead {settings.look_ahead_frames}"
+    what = f"settings {'/'.join(map(str, astuple(settings)))}"
     heard = [stream(transcriber, settings, e.wave) for e in tqdm(excerpts, desc=what, disable=None, leave=False)]
     latencies = [latencies_of(excerpt, one) for excerpt, one in zip(excerpts, heard, strict=True)]
-    median, most = np.percentile(np.concatenate(latencies), (50, 95))
+    latency_stats = np.percentile(np.concatenate(latencies), (50, 95, 100))
     onsets, with_velocities = f1s(excerpts, [one.estimate for one in heard])
     losses = offline_f1s - (onsets, with_velocities)
     seconds = sum(len(excerpt.wave) for excerpt in excerpts) / SAMPLE_RATE
@@ -130,12 +139,10 @@ def measure(
         losses[0],
         with_velocities,
         losses[1],
-        median,
-        most,
+        *latency_stats,
         seconds / sum(h.computing_secs for h in heard),
     )
-    sizes = (settings.past_frames, settings.hop_frames, settings.look_ahead_frames)
-    return dict(zip(COLUMNS, (*sizes, *map(float, values)), strict=True))
+    return dict(zip(COLUMNS, (*astuple(settings), *map(float, values)), strict=True))
 
 
 def latencies_of(excerpt: Excerpt, heard: Heard) -> np.ndarray:
@@ -144,17 +151,27 @@ def latencies_of(excerpt: Excerpt, heard: Heard) -> np.ndarray:
     return heard.emitted_secs[ests] - excerpt.reference[refs, 0]
 
 
+def parse_settings(text: str) -> StreamSettings:
+    """:raises InputError: not four numbers, or out of range"""
+    numbers = text.split("/")
+    if len(numbers) != 4 or not all(number.isdecimal() for number in numbers):
+        raise InputError(f"SETTINGS: expected past/hop/look-ahead/waiting such as 8/2/3/6, found {text}")
+    return StreamSettings(*map(int, numbers))
+
+
 def main(conf: ConfDef) -> None:
+    wanted = [parse_settings(text) for text in conf.SETTINGS]
     torch.set_num_threads(1)
     transcriber, excerpts, rows = Transcriber(conf.SNAPSHOT_INPATH, device="cpu"), load_excerpts(conf), []
     offline_f1s = offline(transcriber, excerpts)
     notes = sum(len(excerpt.reference) for excerpt in excerpts)
     print("{}: {} recordings, {} notes; offline {:.2f} / {:.2f} %".format(
         transcriber.snapshot.name, len(excerpts), notes, *offline_f1s))  # fmt: skip
-    print("| " + " | ".join(COLUMNS) + " |\n" + "|---:" * len(COLUMNS) + "|", flush=True)
-    for sizes in itertools.product(conf.PAST, conf.HOPS, conf.LOOK_AHEADS):
-        rows.append(measure(transcriber, StreamSettings(*sizes), excerpts, offline_f1s))
-        print(ROW.format(*rows[-1].values()), flush=True)
+    print("| " + " | ".join(HEADINGS) + " |\n" + "|---" * len(HEADINGS) + "|", flush=True)
+    for settings in wanted:
+        rows.append(measure(transcriber, settings, excerpts, offline_f1s))
+        past, hop, look_ahead, waiting, *others = rows[-1].values()
+        print(ROW.format(past, hop, look_ahead, f"{waiting}{NAMES.get(settings, '')}", *others), flush=True)
         Path(conf.OUT).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(conf.OUT) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
