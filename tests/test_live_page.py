@@ -355,3 +355,11 @@ def test_notes_grow_until_their_end_and_midi_out_sends_it(site, open_page):
     before, after, last, notes = ends
     assert (sorted(before), sorted(after), last) == ([60, 64], [60, 64], [])
     assert notes == [[60, 1, 1.5], [64, 1, 3], [60, 2, 4]]
+
+
+def test_audio_that_does_not_start_is_reported(site, open_page):
+    page = open_page(site)
+    page.evaluate("AudioContext.prototype.resume = () => new Promise(() => {})")  # as without an audio output
+    page.click("#samples button")
+    expect(page.locator("#notice")).to_contain_text("cannot start its audio", timeout=PATIENCE_MS)
+    expect(page.locator("#microphone")).to_have_attribute("aria-pressed", "false")

@@ -4,6 +4,7 @@
 // sync. Pausing suspends the audio context and thereby playback, tap and clock.
 
 const LEAD_SECS = 0.05; // schedule playback this far ahead
+const PATIENCE_MS = 5000;
 
 export class Capture {
   state = "off"; // or "running", "paused"
@@ -87,20 +88,24 @@ export class Capture {
   }
 
   async resume() {
-    await this.#context.resume();
+    await this.#startClock();
     this.state = "running";
   }
 
   async stop() {
     if (this.state === "off") return;
     if (this.kind === "recording") this.#source.onended = null;
-    this.#source.disconnect();
+    this.#disconnect();
     if (this.kind === "recording") this.#source.stop();
-    for (const track of this.#microphone?.getTracks() ?? []) track.stop();
-    this.#microphone = null;
     if (this.state === "running") await this.#flush();
     await this.#context.suspend();
     this.state = "off";
+  }
+
+  #disconnect() {
+    this.#source.disconnect();
+    for (const track of this.#microphone?.getTracks() ?? []) track.stop();
+    this.#microphone = null;
   }
 
   async #prepare() {
@@ -120,9 +125,24 @@ export class Capture {
 
   async #run(kind) {
     this.#source.connect(this.#tap);
-    await this.#context.resume();
+    try {
+      await this.#startClock();
+    } catch (error) {
+      this.#disconnect();
+      throw error;
+    }
     this.kind = kind;
     this.state = "running";
+  }
+
+  /** Browsers wait for ever without an audio output, or if they do not let the page play sound. */
+  async #startClock() {
+    let timer;
+    const tooLong = new Promise((_, reject) => {
+      const reason = "The browser cannot start its audio: check the sound output, and that this page may play sound.";
+      timer = setTimeout(() => reject(new Error(reason)), PATIENCE_MS);
+    });
+    await Promise.race([this.#context.resume(), tooLong]).finally(() => clearTimeout(timer));
   }
 
   /** Resolves after all samples so far have been passed to onBlock. */
@@ -130,7 +150,7 @@ export class Capture {
     return new Promise((resolve) => {
       this.#flushed = resolve;
       this.#tap.port.postMessage("flush");
-      setTimeout(resolve, 5000); // in case the audio thread has died
+      setTimeout(resolve, PATIENCE_MS); // in case the audio thread has died
     });
   }
 }

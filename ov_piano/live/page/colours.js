@@ -3,6 +3,7 @@
 
 const DARK_RAMP = ["#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
 const LIGHT_RAMP = ["#22a384", "#1f958b", "#26828e", "#31688e", "#3e4989", "#482878", "#440154"];
+const [SOFT, LOUD] = [20, 110]; // velocities at the ends of the ramp: few notes are beyond
 const darkScheme = matchMedia("(prefers-color-scheme: dark)");
 
 /** The current colours; `onColours` listeners are called when they change. */
@@ -20,7 +21,8 @@ function rgb(hex) {
 function update() {
   const ramp = (darkScheme.matches ? DARK_RAMP : LIGHT_RAMP).map(rgb);
   colours.velocity = Array.from({ length: 128 }, (_, velocity) => {
-    const place = (velocity / 127) * (ramp.length - 1);
+    const share = Math.max(0, Math.min(1, (velocity - SOFT) / (LOUD - SOFT)));
+    const place = share * (ramp.length - 1);
     const low = Math.min(Math.floor(place), ramp.length - 2);
     const mixed = ramp[low].map((value, i) => Math.round(value + (ramp[low + 1][i] - value) * (place - low)));
     return `rgb(${mixed})`;
