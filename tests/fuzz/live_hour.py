@@ -43,6 +43,7 @@ def main(conf: ConfDef) -> None:
     for number in range(round(60 * conf.MINUTES * BLOCKS_PER_SEC)):
         notes += len(stream.feed(blocks[number % len(blocks)], rate))
         stream.take_logmel()
+        stream.take_ends()
         if number + 1 >= (len(held) + 1) * 60 * conf.MINUTES * BLOCKS_PER_SEC / ROWS:
             held.append(resident_mb())
             speed = stream.seconds_done / (time.thread_time() - begin)
