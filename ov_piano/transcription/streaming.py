@@ -82,7 +82,7 @@ class StreamSettings:
 
 # With EDGE_FRAMES, each adds up to 16 frames, the vector length of the kernels with AVX-512.
 DEFAULT = StreamSettings(past_frames=8, hop_frames=2, look_ahead_frames=3)
-FAST = StreamSettings(past_frames=10, hop_frames=1, look_ahead_frames=2)
+FAST = StreamSettings(past_frames=11, hop_frames=1, look_ahead_frames=1)
 
 
 class StreamEvent(NamedTuple):
