@@ -33,20 +33,20 @@ from ov_piano.log import RunLog, timestamp
 from ov_piano.machine.atomic import locked, remove_partials
 from ov_piano.machine.memory import keep_freed_memory
 from ov_piano.model.base import OnsetVelocityBase
+from ov_piano.model.ends import add_end_stage, initialise_from
 from ov_piano.model.networks import NETWORKS, load_weights
 from ov_piano.model.sidecar import read_sidecar
-from ov_piano.model.sounding import add_sounding_stage, initialise_from
 from ov_piano.plots.learning_curve import LearningCurve
 from ov_piano.provenance import git_commit
 from ov_piano.training.batch_norm import random_logmels
 from ov_piano.training.breakpoint import BreakpointFile, has_terminal
 from ov_piano.training.conf import TrainConf as ConfDef
 from ov_piano.training.cross_validation import CrossValidation, format_scores
+from ov_piano.training.ends import EndForward, EndStep
 from ov_piano.training.interrupt import StopRequest
 from ov_piano.training.processes import Processes
 from ov_piano.training.schedule import CyclicDecay, Schedule, WarmUpCyclicDecay
 from ov_piano.training.snapshots import SnapshotFolder
-from ov_piano.training.sounding import SoundingForward, SoundingStep
 from ov_piano.training.state import find_state
 from ov_piano.training.step import TrainingForward, TrainingStep, adamw, sgd
 from ov_piano.training.time_left import TimeLeft
@@ -74,21 +74,21 @@ def build_model(conf: ConfDef, mels: int, device: torch.device, snapshot: str | 
     if snapshot is not None:
         load_weights(snapshot, model)
     if conf.TRAIN_ENDS:
-        add_sounding_stage(model, batch_norm=conf.BATCH_NORM, leaky_relu_slope=conf.LEAKY_RELU_SLOPE)
+        add_end_stage(model, batch_norm=conf.BATCH_NORM, leaky_relu_slope=conf.LEAKY_RELU_SLOPE)
         if snapshot is not None and conf.ENDS_INPATH is not None:
             initialise_from(conf.ENDS_INPATH, model)
-        model.freeze_all_but_sounding()
+        model.freeze_all_but_ends()
     if not conf.TRAINABLE_ONSETS:
         model.freeze_onsets()
     return model.to(device)
 
 
-def build_step(conf: ConfDef, model: OnsetVelocityBase, processes: Processes) -> TrainingStep | SoundingStep:
-    """The training step of the network, or with TRAIN_ENDS that of its sounding stage."""
+def build_step(conf: ConfDef, model: OnsetVelocityBase, processes: Processes) -> TrainingStep | EndStep:
+    """The training step of the network, or with TRAIN_ENDS that of its end stage."""
     fast = conf.FAST and processes.world == 1  # the kernels' batch norms do not synchronise processes
     optimizer, schedule = build_optimizer(conf, model)
     if conf.TRAIN_ENDS:
-        return SoundingStep(processes.parallel(SoundingForward(model, fast)), optimizer, schedule, bf16=conf.BF16)
+        return EndStep(processes.parallel(EndForward(model, fast)), optimizer, schedule, bf16=conf.BF16)
     return TrainingStep(
         processes.parallel(TrainingForward(model, conf.TRAINABLE_ONSETS, fast)),
         optimizer,

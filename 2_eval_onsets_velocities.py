@@ -49,9 +49,9 @@ from ov_piano.evaluation.search import above_threshold, as_notes, best_row, best
 from ov_piano.machine.atomic import atomic_folder
 from ov_piano.machine.device import select_device
 from ov_piano.machine.memory import keep_freed_memory
+from ov_piano.model.ends import load_with_ends
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.sidecar import read_sidecar, write_operating_point
-from ov_piano.model.sounding import load_with_ends
 from ov_piano.plots.evaluation import draw_recordings, draw_search
 from ov_piano.plots.recording import Transcribed
 from ov_piano.plots.style import warn_on_error
@@ -86,7 +86,7 @@ def test_indices(conf: ConfDef, pair: StorePair) -> list[int]:
 
 
 def load_inference(conf: ConfDef, pair: StorePair) -> Infer:
-    """The snapshot's network: log-mel (1, mels, t) -> onset, velocity and possibly sounding logits (1, keys, t - 1)."""
+    """The snapshot's network: log-mel (1, mels, t) -> onset, velocity and possibly end logits (1, keys, t - 1)."""
     device = select_device(conf.DEVICE, conf.TF32)
     model = load_with_ends(conf.SNAPSHOT_INPATH, conf.LEAKY_RELU_SLOPE, conf.ENDS_INPATH).to(device)
     mels = pair.mel.height

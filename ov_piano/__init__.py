@@ -11,20 +11,20 @@ data            maestro, maps      a dataset's tree -> recordings; splits: train
 preprocessing   preprocess         the loop behind 0a and 0b; conf: settings, parts: one recording's share, parallel
 model           onset_velocity_net the network of 2022, onsets_and_velocities that of 2023, made of layers; base: shared
                 networks           both by name, and the one of a snapshot
-                sounding           the stage for note ends, and its file; harmonics: its input
+                ends, end_stage    the stage for note ends, and its file
                 snapshot           weights on disk; sidecar: how they were made, threshold, shift
                 incremental        streaming inference that does not recompute past frames
                 fast, fast_training optimised CPU versions of the network, with kernels in C++
 training        targets, losses    training targets and loss functions
                 step, schedule     one training step, learning rates; batch_norm: re-estimated statistics
-                sounding           training of the stage for note ends
+                ends               training of the stage for note ends
                 stream_ends        chunks that end as a live stream does
                 augmentation       data augmentation
                 trainer, state     training loop: validates, saves, resumes; snapshots: their names
                 processes          data-parallel training in several processes
                 cross_validation   validation scores during training; breakpoint, interrupt: debug, stop; time_left
 transcription   strided, decoder   long inputs -> maps -> events (events: in bounded memory)
-                note_ends          sounding map -> ends of the events
+                note_ends          map of note ends -> ends of the events
                 transcriber        audio -> table of events; files, stream, midi_writer: files in and out
                 streaming          blocks of samples as they arrive -> events as they become final
                 streaming_ends     the ends of their notes, somewhat later

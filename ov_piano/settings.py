@@ -84,25 +84,6 @@ class DecoderSettings:
             raise InputError(f"gauss_ksize: expected an odd number above 0, found {self.gauss_ksize}")
 
 
-@dataclass(frozen=True)
-class EndSettings:
-    """When a note ends; see ``transcription/note_ends.py``.
-
-    :raises InputError: a parameter outside its range
-    """
-
-    end_threshold: float = 0.5  # of the end probability
-    sounding_threshold: float = 0.4  # of the sounding probability
-    silent_frames: int = 3  # below it in a row
-    shortest_frames: int = 3  # of a note
-
-    def __post_init__(self) -> None:
-        if not (0 < self.end_threshold < 1 and 0 < self.sounding_threshold < 1):
-            raise InputError(f"thresholds of note ends: expected numbers between 0 and 1, found {self}")
-        if min(self.shortest_frames, self.silent_frames) < 1:
-            raise InputError(f"shortest_frames, silent_frames: expected at least 1, found {self}")
-
-
 class OperatingPoint(NamedTuple):
     """Minimum probability of an event, and seconds to add to its onset."""
 

@@ -14,11 +14,11 @@ import torch
 from ov_piano import StreamingTranscriber, Transcriber, transcribe
 from ov_piano.cli import run
 from ov_piano.errors import InputError
+from ov_piano.model.ends import ends_path, load_ends
 from ov_piano.model.networks import load_network
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.sidecar import OperatingPoint, write_operating_point
 from ov_piano.model.snapshot import read_snapshot, save_snapshot
-from ov_piano.model.sounding import ends_path, load_ends
 from ov_piano.training.state import TrainingState, saved_states
 from tests.golden_weights import golden_state
 from tests.scripts import MEL_NAME, ROLL_NAME, accepted, refused
@@ -68,10 +68,10 @@ def test_training_saves_the_stage_alone_named_after_its_score(trained, snapshot)
     state = TrainingState.load(saved_states(trained / "training_states")[-1])
     before = read_snapshot(snapshot)
     assert all(torch.equal(state.model[name], tensor) for name, tensor in before.items())
-    assert {name.split(".")[0] for name in state.model.keys() - before.keys()} == {"sounding_stage"}
+    assert {name.split(".")[0] for name in state.model.keys() - before.keys()} == {"end_stage"}
     (log,) = (trained / "txt_logs").glob("*.jsonl")
     records = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [0 < r["sounding_loss"] < 5 and 0 < r["end_loss"] < 5 for r in records if "lr" in r] == [True] * 4
+    assert [0 < r["end_loss"] < 9 for r in records if "lr" in r] == [True] * 4
     assert [0 <= r["xv"]["F1_offsets"] <= r["xv"]["F1"] for r in records if "xv" in r] == [True] * 2
 
 

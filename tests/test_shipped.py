@@ -9,9 +9,9 @@ import pytest
 from ov_piano.evaluation.ground_truth import load_ground_truths
 from ov_piano.evaluation.scoring import score
 from ov_piano.evaluation.search import as_notes
+from ov_piano.model.ends import SUFFIX
 from ov_piano.model.networks import NETWORKS
 from ov_piano.model.snapshot import save_snapshot
-from ov_piano.model.sounding import SUFFIX
 from ov_piano.resources import default_snapshot
 from ov_piano.transcription.transcriber import Transcriber
 

@@ -6,8 +6,6 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from ov_piano.model.harmonics import harmonic_levels
-
 
 def check_logmel(logmel: Tensor, bins: int) -> None:
     """:raises ValueError: not of shape (b, ``bins``, t) with at least two frames"""
@@ -30,21 +28,20 @@ class OnsetVelocityBase(nn.Module):
     - ``onset_stages``: features -> (b, 1, keys, t-1) each; the first gives logits, the others add to them
     - ``velocity_stage``: features and the last onset logits (b, c+1, keys, t-1) -> logits (b, 1, keys, t-1)
 
-    A fifth part, ``sounding_stage``, can be added to a trained network (see ``sounding.py``): the input of
-    ``velocity_stage`` and harmonic levels -> logits (b, 2, keys, t-1) of sounding keys and note ends. It is not part
-    of snapshots.
+    A fifth part, ``end_stage``, can be added to a trained network (see ``end_stage.py``): the last onset logits and the
+    normalised log-mel -> logits of note ends (b, keys, t-1). It is not part of snapshots.
     """
 
     specnorm: nn.Module
     stem: nn.Module
     onset_stages: Sequence[nn.Module]
     velocity_stage: nn.Module
-    sounding_stage: nn.Module | None
+    end_stage: nn.Module | None
 
     def __init__(self, in_bins: int, features: int, keys: int):
         super().__init__()
         self.in_bins, self.features, self.keys = in_bins, features, keys
-        self.sounding_stage = None
+        self.end_stage = None
         self._trained_part: str | None = None  # None: everything
 
     def forward(self, logmel: Tensor, trainable_onsets: bool = True) -> tuple[list[Tensor], Tensor]:
@@ -65,20 +62,19 @@ class OnsetVelocityBase(nn.Module):
         return [onsets.squeeze(1) for onsets in onset_stages], velocities.squeeze(1)
 
     def infer(self, logmel: Tensor) -> tuple[Tensor, ...]:
-        """The last onset logits, velocity logits and, with a sounding stage, its two maps, (b, keys, t-1) each."""
-        if self.sounding_stage is None:
-            onset_stages, velocities = self(logmel)
+        """The last onset logits, velocity logits and, with an end stage, its logits, (b, keys, t-1) each."""
+        onset_stages, velocities = self(logmel)
+        if self.end_stage is None:
             return onset_stages[-1], velocities
-        x = self.sounding_input(logmel)
-        shared = x[:, : self.features + 1]
-        return shared[:, -1], self.velocity_stage(shared).squeeze(1), *self.sounding_stage(x).unbind(1)
+        return onset_stages[-1], velocities, self.end_stage(onset_stages[-1], self._spectrum(logmel))
 
-    def sounding_input(self, logmel: Tensor) -> Tensor:
-        """Features, the last onset logits and the harmonic levels of the normalised log-mel, (b, c', keys, t-1)."""
+    def end_input(self, logmel: Tensor) -> tuple[Tensor, Tensor]:
+        """What the end stage reads: last onset logits (b, keys, t-1) and normalised log-mel (b, mels, t-1)."""
         check_logmel(logmel, self.in_bins)
-        features, onset_stages = self._onsets(logmel)
-        levels = self.specnorm(with_differences(logmel))[:, 0]  # (b, mels, t-1)
-        return torch.cat([features, onset_stages[-1], harmonic_levels(levels)], dim=1)
+        return self._onsets(logmel)[1][-1].squeeze(1), self._spectrum(logmel)
+
+    def _spectrum(self, logmel: Tensor) -> Tensor:
+        return self.specnorm(with_differences(logmel))[:, 0]
 
     def _onsets(self, logmel: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The stem's features (b, c, keys, t-1) and each stage's onset logits (b, 1, keys, t-1)."""
@@ -97,9 +93,9 @@ class OnsetVelocityBase(nn.Module):
         """
         self._freeze_all_but("velocity_stage")
 
-    def freeze_all_but_sounding(self) -> None:
-        """From now on train only ``sounding_stage``, in the same way as :meth:`freeze_onsets`."""
-        self._freeze_all_but("sounding_stage")
+    def freeze_all_but_ends(self) -> None:
+        """From now on train only ``end_stage``, in the same way as :meth:`freeze_onsets`."""
+        self._freeze_all_but("end_stage")
 
     def _freeze_all_but(self, part: str) -> None:
         self._trained_part = part

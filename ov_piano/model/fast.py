@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from ov_piano.model import incremental
 from ov_piano.model.base import OnsetVelocityBase, check_logmel, with_differences
-from ov_piano.model.harmonics import harmonic_levels
+from ov_piano.model.end_stage import EndStage
+from ov_piano.model.fast_ends import prepare_end_stage
 from ov_piano.model.incremental import Parts, plain_parts, reach
 from ov_piano.model.kernels import sparse_conv, winograd
 from ov_piano.model.kernels.plan import UnsupportedNetworkError, plan_network, warn_once
@@ -24,11 +25,9 @@ from ov_piano.model.kernels.steps import (
     ContextAware,
     Dropout,
     FrequencyMap,
-    KeyMean,
     Norm,
     Plan,
     Pointwise,
-    Readout,
     SmallConv,
     Step,
     ToKeys,
@@ -43,8 +42,8 @@ LARGEST_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.2}  # maximum relative e
 def optimize_for_inference(model: OnsetVelocityBase, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A module: log-mel (b, mels, t) in dB -> last-stage onset logits and velocity logits, (b, keys, t-1) each.
 
-    With a sounding stage, its two maps of logits follow. The module has a method ``sounding_input``, too, like
-    `OnsetVelocityBase`. It holds its own copy of the current weights.
+    With an end stage, its logits follow. The module has a method ``end_input``, too, like `OnsetVelocityBase`. It holds
+    its own copy of the current weights.
 
     :param dtype: float32, or bfloat16 for matrix products (in plain PyTorch: bfloat16 autocast)
     """
@@ -53,7 +52,7 @@ def optimize_for_inference(model: OnsetVelocityBase, dtype: torch.dtype = torch.
     if not (on_cpu and sparse_conv.available() and winograd.available()):
         return plain
     try:
-        fast = FastNet(plan_network(plain.model), model.in_bins, dtype)
+        fast = FastNet(plan_network(plain.model), plain.model.end_stage, model.in_bins, dtype)
         _check_equal(fast, plain, model.in_bins, dtype)
     except UnsupportedNetworkError as reason:
         warn_once(str(reason))
@@ -86,9 +85,9 @@ class LastStage(nn.Module):
             return tuple(logits.float() for logits in self.model.infer(logmel))
 
     @torch.inference_mode()
-    def sounding_input(self, logmel: Tensor) -> Tensor:
+    def end_input(self, logmel: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(logmel.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.model.sounding_input(logmel).float()
+            return tuple(x.float() for x in self.model.end_input(logmel))
 
 
 PIECE, HALO = 2048, 4  # frames
@@ -98,7 +97,7 @@ FEW_FRAMES = 32  # up to here reading the weights dominates, and Winograd's algo
 class FastNet(nn.Module):
     """The network as sequences of prepared steps."""
 
-    def __init__(self, plan: Plan, in_bins: int, dtype: torch.dtype):
+    def __init__(self, plan: Plan, end_stage: EndStage | None, in_bins: int, dtype: torch.dtype):
         super().__init__()
         self.in_bins = in_bins
         with torch.no_grad():
@@ -106,7 +105,7 @@ class FastNet(nn.Module):
                 _prepare(plan.stem, dtype),
                 [_prepare(stage, dtype) for stage in plan.onset_stages],
                 _prepare(plan.velocity_stage, dtype),
-                None if plan.sounding_stage is None else _prepare(plan.sounding_stage, dtype),
+                None if end_stage is None else prepare_end_stage(end_stage),
             )
 
     @torch.inference_mode()
@@ -114,15 +113,14 @@ class FastNet(nn.Module):
         """See `OnsetVelocityBase.infer`."""
         shared = self._stage_input(logmel)
         onsets, velocities = shared[:, -1], _apply(self.parts.velocity_stage, shared).squeeze(1)
-        if self.parts.sounding_stage is None:
+        if self.parts.end_stage is None:
             return onsets, velocities
-        maps = _apply(self.parts.sounding_stage, self._with_harmonics(shared, logmel))  # (b, 2, keys, t-1)
-        return onsets, velocities, *maps.unbind(1)
+        return onsets, velocities, self.parts.end_stage(onsets, self._spectrum(logmel))
 
     @torch.inference_mode()
-    def sounding_input(self, logmel: Tensor) -> Tensor:
+    def end_input(self, logmel: Tensor) -> tuple[Tensor, Tensor]:
         """See `OnsetVelocityBase`."""
-        return self._with_harmonics(self._stage_input(logmel), logmel)
+        return self._stage_input(logmel)[:, -1], self._spectrum(logmel)
 
     def _stage_input(self, logmel: Tensor) -> Tensor:
         """The input of the velocity stage: features and the last onset logits, (b, c+1, keys, t-1)."""
@@ -131,10 +129,10 @@ class FastNet(nn.Module):
         onsets = sum(_apply(stage, features) for stage in self.parts.onset_stages)  # (b, 1, keys, t-1)
         return torch.cat([features, onsets], dim=1)
 
-    def _with_harmonics(self, shared: Tensor, logmel: Tensor) -> Tensor:
+    def _spectrum(self, logmel: Tensor) -> Tensor:
+        """The normalised log-mel (b, mels, t-1)."""
         normalise = self.parts.stem[0]
-        levels = normalise.run(with_differences(logmel), None, 0)[0][:, 0]  # (b, mels, t-1)
-        return torch.cat([shared, harmonic_levels(levels)], dim=1)
+        return normalise.run(with_differences(logmel), None, 0)[0][:, 0]
 
 
 LocalFunction = Callable[[Tensor], Tensor]  # depends on at most HALO frames to either side
@@ -165,7 +163,7 @@ def _prepare(steps: list[Step], dtype: torch.dtype) -> list[incremental.Step]:
                 local_reach += reach(step.conv)
             case Pointwise():
                 local.append(_pointwise(step, dtype))
-            case ToKeys(layer) | KeyMean(layer) | Readout(layer):
+            case ToKeys(layer):
                 local.append(layer)
             case Dropout():
                 pass

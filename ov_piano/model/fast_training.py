@@ -13,17 +13,15 @@ from torch import Tensor, nn
 from ov_piano.model.base import OnsetVelocityBase, with_differences
 from ov_piano.model.kernels import gated_norm, sparse_conv, winograd
 from ov_piano.model.kernels.native import library
-from ov_piano.model.kernels.plan import UnsupportedNetworkError, plan_network, plan_sounding_stage, warn_once
+from ov_piano.model.kernels.plan import UnsupportedNetworkError, plan_network, warn_once
 from ov_piano.model.kernels.steps import (
     CollapseKeys,
     ContextAware,
     Dropout,
     FrequencyMap,
-    KeyMean,
     Norm,
     Plan,
     Pointwise,
-    Readout,
     SmallConv,
     Step,
     ToKeys,
@@ -41,18 +39,6 @@ def fast_forward(model: OnsetVelocityBase, logmel: Tensor) -> tuple[list[Tensor]
     """Same as ``model(logmel)``: (b, mels, t) in dB -> onset logits per stage and velocity logits (b, keys, t-1)."""
     plan = _plan(model, logmel)
     return model(logmel) if plan is None else _forward(plan, logmel)
-
-
-def sounding_logits(model: OnsetVelocityBase, x: Tensor) -> Tensor:
-    """Same as ``model.sounding_stage(x)`` in training mode: (b, c', keys, t) -> logits (b, 2, keys, t)."""
-    compiled = all(library(kernel.SOURCE) is not None for kernel in (sparse_conv, gated_norm, winograd))
-    if x.device.type != "cpu" or not compiled:
-        return model.sounding_stage(x)
-    try:
-        return _apply(plan_sounding_stage(model), x)
-    except UnsupportedNetworkError as reason:
-        warn_once(str(reason))
-        return model.sounding_stage(x)
 
 
 def _plan(model: OnsetVelocityBase, logmel: Tensor) -> Plan | None:
@@ -113,7 +99,7 @@ def _apply(steps: list[Step], x: Tensor) -> Tensor:
     mean = None  # mean of x over f and t, if known
     for step in steps:
         match step:
-            case Norm(layer) | Dropout(layer) | ToKeys(layer) | KeyMean(layer) | Readout(layer):
+            case Norm(layer) | Dropout(layer) | ToKeys(layer):
                 x, mean = layer(x), None
             case ContextAware():
                 x, mean = _context_aware(step, x, x.mean(dim=(2, 3)) if mean is None else mean)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from ov_piano.model.base import OnsetVelocityBase, with_differences
-from ov_piano.model.harmonics import harmonic_levels
 from ov_piano.model.layers import ContextAwareModule, in_turn
 
 GATE_FRAMES = 2000  # 48 s
@@ -41,23 +40,14 @@ class Parts(NamedTuple):
     stem: Sequence[Step]  # including specnorm, as the first step
     onset_stages: Sequence[Sequence[Step]]
     velocity_stage: Sequence[Step]
-    sounding_stage: Sequence[Step] | None = None
-
-    @property
-    def maps(self) -> int:
-        """Number of output maps: onsets and velocities, with a sounding stage also sounding keys and note ends."""
-        return 2 if self.sounding_stage is None else 4
+    end_stage: Callable[[Tensor, Tensor], Tensor] | None = None  # not in steps: see `EndStage`
 
 
 def plain_parts(model: OnsetVelocityBase) -> Parts:
     """The network in plain PyTorch, one step per layer."""
     stem = [_plain_step(layer) for part in (model.specnorm, model.stem) for layer in in_turn(part)]
     onset_stages = [[_plain_step(layer) for layer in in_turn(stage)] for stage in model.onset_stages]
-    velocity_stage, sounding_stage = (
-        None if stage is None else [_plain_step(layer) for layer in in_turn(stage)]
-        for stage in (model.velocity_stage, model.sounding_stage)
-    )
-    return Parts(stem, onset_stages, velocity_stage, sounding_stage)
+    return Parts(stem, onset_stages, [_plain_step(layer) for layer in in_turn(model.velocity_stage)], model.end_stage)
 
 
 def _plain_step(layer: nn.Module) -> Step:
@@ -80,17 +70,16 @@ def reach(layer: nn.Module) -> int:
 class IncrementalNet:
     """The state of one stream through a network; streams may share ``parts``.
 
-    The sounding stage is left to the caller, who may run it less often, as ``Memory(parts.sounding_stage)``.
-    ``sounding_input`` (b, c, keys, t) is its input for the frames of the latest call, None without a sounding stage.
+    The end stage is left to the caller, who may run it less often. ``end_input`` is its input for the frames of the
+    latest call: see `OnsetVelocityBase.end_input`.
     """
 
     def __init__(self, parts: Parts):
-        self._stem = Memory(parts.stem)
-        self._onset_stages = [Memory(stage) for stage in parts.onset_stages]
+        self._stem = _Memory(parts.stem)
+        self._onset_stages = [_Memory(stage) for stage in parts.onset_stages]
         self._normalise = parts.stem[0]
-        self._velocity_stage = Memory(parts.velocity_stage)
-        self._has_ends = parts.sounding_stage is not None
-        self.sounding_input: Tensor | None = None
+        self._velocity_stage = _Memory(parts.velocity_stage)
+        self.end_input: tuple[Tensor, Tensor] | None = None
 
     @torch.inference_mode()
     def __call__(self, logmel: Tensor, settled: int) -> Tensor:
@@ -103,13 +92,11 @@ class IncrementalNet:
         features = self._stem(x, settled)  # (b, c, keys, t)
         onsets = sum(stage(features, settled) for stage in self._onset_stages)  # (b, 1, keys, t)
         shared = torch.cat([features, onsets], dim=1)  # (b, c+1, keys, t)
-        if self._has_ends:
-            harmonics = harmonic_levels(self._normalise.run(x, None, 0)[0][:, 0])
-            self.sounding_input = torch.cat([shared, harmonics], dim=1)
+        self.end_input = onsets[:, 0], self._normalise.run(x, None, 0)[0][:, 0]
         return torch.cat([onsets, self._velocity_stage(shared, settled)], dim=1)
 
 
-class Memory:
+class _Memory:
     """A sequence of steps with the past input that each needs."""
 
     def __init__(self, steps: Sequence[Step]):

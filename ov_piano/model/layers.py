@@ -96,20 +96,6 @@ class FrequencyToKeys(nn.Module):
         return x.reshape(x.shape[0], self.channels, self.keys, x.shape[3])
 
 
-class AcrossKeys(nn.Module):
-    """Adds a linear map of the mean over keys to every key, for what concerns all of them, such as the pedal.
-
-    Shapes ``(b, c, keys, t)`` in and out.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x.mean(dim=2, keepdim=True))
-
-
 class ChannelsToKeys(nn.Module):
     """``(b, keys, 1, t)`` -> ``(b, 1, keys, t)``: turn the head's channels into the key axis."""
 

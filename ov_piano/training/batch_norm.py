@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ov_piano.data.chunks import ChunkDataset
-from ov_piano.model.sounding import has_sounding_stage
+from ov_piano.model.ends import has_end_stage
 
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -27,7 +27,7 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.train()
     with torch.no_grad():
         for logmel in batches:
-            (model.infer if has_sounding_stage(model) else model)(logmel)
+            (model.infer if has_end_stage(model) else model)(logmel)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

@@ -37,7 +37,7 @@ class Training(StoresConf, DatasetConf):
     SNAPSHOT_INPATH: str | None = option(None, "snapshot to start from; null: random weights")
     OUTPUT_DIR: str = option("out", "folder for logs, snapshots and training states")
     TRAIN_BS: int = option(30, "batch size, in chunks", POSITIVE, of_2023(40))
-    TRAIN_BATCH_SECS: float = option(5.0, "chunk length in seconds", POSITIVE)
+    TRAIN_BATCH_SECS: float = option(5.0, "chunk length in seconds", POSITIVE, ends(10.0))
     DATALOADER_WORKERS: int = option(8, "processes that load chunks; 0: load in the training process", NON_NEGATIVE)
     LR_MAX: float = option(6.0, "maximum learning rate of the first cycle", POSITIVE, ends(0.006) | adamwr(0.008))
     LR_MIN: float = option(1.0e-05, "minimum learning rate of the first cycle (SGDR)", NON_NEGATIVE)
@@ -141,7 +141,7 @@ class Method:
         0.5, "linear warm-up before the first cycle, as a multiple of LR_PERIOD (AdamWR)", NON_NEGATIVE, ends(0.05)
     )
     TRAIN_ENDS: bool = option(
-        False, "train the sounding stage for note ends instead, on the frozen network of SNAPSHOT_INPATH"
+        False, "train the end stage for note ends instead, on the frozen network of SNAPSHOT_INPATH"
     )
     ENDS_INPATH: str | None = option(
         None, "note ends to start from (TRAIN_ENDS), also those of another snapshot; null: random weights"

@@ -1,6 +1,6 @@
 """Snapshots saved in training, named after network, time, step and scores like the published ones.
 
-Training of the sounding stage saves its weights alone, as ``….ends.torch``.
+Training of the end stage saves its weights alone, as ``….ends.torch``.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from typing import Any
 from torch import nn
 
 from ov_piano.log import timestamp
+from ov_piano.model.ends import SUFFIX as ENDS_SUFFIX
+from ov_piano.model.ends import has_end_stage, save_ends
 from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
 from ov_piano.model.sidecar import sidecar_path, write_sidecar
 from ov_piano.model.snapshot import save_snapshot
-from ov_piano.model.sounding import SUFFIX as ENDS_SUFFIX
-from ov_piano.model.sounding import has_sounding_stage, save_ends
 from ov_piano.settings import LogMelSettings
 
 
@@ -38,7 +38,7 @@ class SnapshotFolder:
 
     def save(self, model: nn.Module, step: int, scores: dict[str, float] | None = None) -> Path:
         """Save ``model`` and return the path; ``scores`` are those of its cross-validation."""
-        has_ends = has_sounding_stage(model)
+        has_ends = has_end_stage(model)
         best = -1.0 if scores is None else scores["F1_offsets" if has_ends else "F1"]
         score = "" if scores is None else f"_f1={best:.4f}"
         if scores is not None and isinstance(model, OnsetsAndVelocities) and not has_ends:

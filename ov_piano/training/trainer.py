@@ -20,9 +20,9 @@ from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.training.batch_norm import reestimate_statistics
 from ov_piano.training.cross_validation import CrossValidation, summary
+from ov_piano.training.ends import EndStep
 from ov_piano.training.processes import Processes
 from ov_piano.training.snapshots import SnapshotFolder
-from ov_piano.training.sounding import SoundingStep
 from ov_piano.training.state import NAME, NOT_FINITE, TrainingState, seed_step
 from ov_piano.training.step import TrainingStep
 
@@ -67,7 +67,7 @@ class Trainer:
     """
 
     model: OnsetVelocityBase
-    training_step: TrainingStep | SoundingStep
+    training_step: TrainingStep | EndStep
     cross_validation: CrossValidation
     processes: Processes
     seed: int

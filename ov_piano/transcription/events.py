@@ -28,8 +28,8 @@ def detect_events(
 ) -> pd.DataFrame:
     """Note events of a whole recording, ordered by onset, then note.
 
-    Columns: ``onset_secs``, ``note`` (MIDI), ``velocity`` (0-127, not rounded), ``prob``. If ``infer`` has a
-    sounding stage, there is ``offset_secs`` after the onsets: the note's end, unless its key is struck again before
+    Columns: ``onset_secs``, ``note`` (MIDI), ``velocity`` (0-127, not rounded), ``prob``. If ``infer`` has an
+    end stage, there is ``offset_secs`` after the onsets: the note's end, unless its key is struck again before
     (see ``note_ends.py``). See `onset_velocity_pieces` for the other parameters.
 
     :param threshold: minimum probability of an event
@@ -44,11 +44,15 @@ def detect_events(
             progress(piece.shape[2] * frame_secs)
             if len(piece) > 2:
                 ends = ends or NoteEnds()
-                ends.add(piece[2:])
+                ends.add(piece[2])
             yield piece
 
-    pieces = reporting(onset_velocity_pieces(infer, read, frames, chunking))
-    found = pd.concat(list(decode_pieces(decoder, pieces, threshold)), ignore_index=True)
+    tables = []
+    for table in decode_pieces(decoder, reporting(onset_velocity_pieces(infer, read, frames, chunking)), threshold):
+        tables.append(table)
+        if ends is not None:
+            ends.ask(table["key"].to_numpy(), table["t_idx"].to_numpy())
+    found = pd.concat(tables, ignore_index=True)
     events = pd.DataFrame(
         {
             "onset_secs": found["t_idx"] * frame_secs,
@@ -58,8 +62,7 @@ def detect_events(
         }
     )
     if ends is not None:
-        offset_frames = ends(found["key"].to_numpy(), found["t_idx"].to_numpy())
-        events.insert(1, "offset_secs", (offset_frames + END_IN_FRAME) * frame_secs)
+        events.insert(1, "offset_secs", (ends.finish() + END_IN_FRAME) * frame_secs)
     return events.sort_values(["onset_secs", "note"], ignore_index=True)
 
 

@@ -1,104 +1,114 @@
-"""Note ends from two maps of the sounding stage: whether a key sounds, and whether it falls silent.
+"""Note ends from the map of the end stage: the probability that a note that still sounds ends in this frame.
 
-A note ends with the first of these after its onset:
+From it follows how likely a note is to end in each frame after its onset. Of these frames, its end is the one with the
+best chance to be close enough to the true end: within 50 ms or 20 % of the note's length, as in the scores (see
+`Tolerances`). A note ends no later than
 
-- a peak of the end probability, smoothed over three frames, that reaches ``end_threshold``;
-- the begin of a silence: ``silent_frames`` or more in a row with a sounding probability below ``sounding_threshold``
-  (fewer at the end of the recording). Within a silence it ends at once;
 - the next onset of its key. This depends on which onsets are kept, so tables contain the ends without it, and
   :func:`end_by_next_onset` applies it;
-- the end of the recording.
-
-It lasts at least ``shortest_frames``, unless its key is struck again.
+- the end of the recording;
+- `LONGEST_FRAMES` after its onset.
 """
+
+from collections import deque
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
-from torch.nn.functional import max_pool1d, pad
 
-from ov_piano.constants import KEYS
-from ov_piano.settings import EndSettings
+from ov_piano.constants import FRAME_SECS, KEYS
+from ov_piano.settings import Tolerances
 
-REACH = 2  # frames to either side that a peak depends on
+HORIZONS = (50, 200, 800)  # frames; most notes end within the first
+LONGEST_FRAMES = HORIZONS[-1]  # of a note, 19 s
 END_IN_FRAME = 0.5  # a note ends within its end frame, on average in the middle
+SHARE = 0.9  # of the tolerances; the rest is left to the error of the onset
+CENTRE_SHARE, CENTRE_WEIGHT = 0.3, 0.05  # prefers the middle of equally good ends
 SHORTEST_SECS = 0.001  # of a note that a shift moves to the beginning
 
 
 class NoteEnds:
-    """Collects the peaks and silences of all keys from consecutive pieces of the maps, in little memory."""
+    """Finds the ends of notes while the map arrives in pieces; keeps only the frames that are still needed."""
 
-    def __init__(self, settings: EndSettings | None = None):
-        self.settings = settings or EndSettings()
-        self._maps = torch.zeros(2, KEYS, 0)  # the last frames
-        self._frames = 0  # so far
-        self._settled = 0  # frames before this one are in the lists
-        self._was_silent = np.zeros((KEYS, 1), bool)
-        self._changes: list[np.ndarray] = []  # (n, 2) key and frame at which a silence begins or ends
-        self._peaks: list[np.ndarray] = []  # (n, 2) key and frame
+    def __init__(self) -> None:
+        self._map = np.zeros((KEYS, 0), np.float32)
+        self._begin = 0  # frame at which the map starts
+        self._notes: deque[tuple[np.ndarray, np.ndarray]] = deque()  # keys and onsets of those without an end
+        self._ends: list[np.ndarray] = []
 
-    def add(self, maps: Tensor) -> None:
-        """The next piece: probabilities (2, keys, t) of sounding keys and of note ends."""
-        self._maps = torch.cat([self._maps, maps.cpu()], dim=2)
-        self._frames += maps.shape[2]
-        self._settle(self._frames - REACH)
+    def add(self, piece: Tensor) -> None:
+        """The next piece of the map: probabilities (keys, t)."""
+        frames = self._begin + self._map.shape[1]
+        while self._notes and self._notes[0][1].max() + LONGEST_FRAMES < frames:
+            self._settle()
+        begin = max(self._begin, min([frames - LONGEST_FRAMES, *(onsets.min() for _, onsets in self._notes)]))
+        self._map = np.concatenate([self._map[:, begin - self._begin :], piece.cpu().numpy()], axis=1)
+        self._begin = begin
 
-    def __call__(self, keys: np.ndarray, onsets: np.ndarray) -> np.ndarray:
-        """End frames (n,) of the notes with these keys (0-87) and onset frames, (n,) each."""
-        self._settle(self._frames)
-        starts = onsets + self.settings.shortest_frames
-        first, never = self._place(keys, 0), self._place(KEYS, 0)
-        begins, silence_ends = self._silences()
-        following = np.searchsorted(silence_ends, first + starts, side="right")
-        silence = np.maximum(np.append(begins, never)[following] - first, starts)
-        peaks = np.sort(self._place(*_joined(self._peaks).T))
-        peak = np.append(peaks, never)[np.searchsorted(peaks, first + starts)] - first
-        found = np.minimum(silence, peak)  # beyond all frames: there is none on this key
-        return np.minimum(found, np.maximum(self._frames, onsets + 1))
+    def ask(self, keys: np.ndarray, onsets: np.ndarray) -> None:
+        """Further notes: keys (0-87) and onset frames, (n,) each, at most `LONGEST_FRAMES` before the last piece."""
+        if len(keys):
+            self._notes.append((keys, onsets))
 
-    def _settle(self, until: int) -> None:
-        """Move the peaks and silences of the frames before ``until`` to the lists."""
-        if until <= self._settled:
-            return
-        begin = self._frames - self._maps.shape[2]
-        new = slice(self._settled - begin, until - begin)
-        sounding, ends = self._maps
-        peaks = end_peaks(ends, self.settings.end_threshold)[:, new].numpy()
-        silent = (sounding[:, new] < self.settings.sounding_threshold).numpy()
-        offset = np.array([0, self._settled])
-        self._peaks.append(np.argwhere(peaks) + offset)
-        self._changes.append(np.argwhere(np.diff(silent, axis=1, prepend=self._was_silent)) + offset)
-        self._was_silent = silent[:, -1:]
-        self._settled = until
-        self._maps = self._maps[:, :, max(0, until - REACH - begin) :].clone()
+    def finish(self) -> np.ndarray:
+        """End frames (n,) of all notes, in the order in which they were asked for; the recording is over."""
+        self._map = np.pad(self._map, ((0, 0), (0, 1)), constant_values=1)  # ends all notes
+        while self._notes:
+            self._settle()
+        return np.concatenate([np.empty(0, np.int64), *self._ends])
 
-    def _silences(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where silences begin and end (exclusive), as places of all keys one after the other, in order."""
-        unfinished = np.flatnonzero(self._was_silent[:, 0])
-        last = np.column_stack([unfinished, np.full(len(unfinished), self._frames)])
-        places = np.sort(self._place(*_joined([*self._changes, last]).T))
-        begins, ends = places[::2], places[1::2]  # each key's changes alternate
-        counts = (ends - begins >= self.settings.silent_frames) | (ends % self._stride == self._frames)
-        return begins[counts], ends[counts]
-
-    @property
-    def _stride(self) -> int:
-        return self._frames + 2 * self.settings.shortest_frames + 2  # more than any frame asked for
-
-    def _place(self, keys: np.ndarray | int, frames: np.ndarray | int) -> np.ndarray:
-        return keys * self._stride + frames
+    def _settle(self) -> None:
+        keys, onsets = self._notes.popleft()
+        self._ends.append(likely_ends(self._map, keys, onsets - self._begin) + self._begin)
 
 
-def end_peaks(ends: Tensor, threshold: float) -> Tensor:
-    """Where the smoothed end probability (keys, t) has a peak of at least ``threshold``: bool (keys, t)."""
-    padded = pad(ends, (1, 1))
-    smooth = (padded[:, :-2] + 2 * ends + padded[:, 2:]) / 4
-    return (smooth >= threshold) & (smooth == max_pool1d(smooth[None], 3, stride=1, padding=1)[0])
+def likely_ends(ends: np.ndarray, keys: np.ndarray, onsets: np.ndarray) -> np.ndarray:
+    """End frames (n,) of the notes with these keys and onset frames (n,) each, from probabilities (keys, t).
+
+    No note ends after the last frame.
+    """
+    lengths = np.ones(len(keys), np.int64)
+    left = np.arange(len(keys))
+    for horizon in HORIZONS:
+        sounding = survival(ends, keys[left], onsets[left], horizon)
+        if horizon == LONGEST_FRAMES:
+            sounding[:, -1] = 0
+        first, last = accepted_lengths(horizon, SHARE)
+        first_centre, last_centre = (x[: len(first)] for x in accepted_lengths(horizon, CENTRE_SHARE))
+        chances = sounding[:, first - 1] - sounding[:, last]  # (notes, lengths)
+        chances += CENTRE_WEIGHT * (sounding[:, first_centre - 1] - sounding[:, last_centre])
+        lengths[left] = chances.argmax(axis=1) + 1
+        later = (1 + CENTRE_WEIGHT) * sounding[:, first[-1] - 1]  # at least that of every later end
+        left = left[chances.max(axis=1) < later]
+        if not len(left):
+            break
+    return np.minimum(onsets + lengths, ends.shape[1] - 1)
 
 
-def _joined(rows: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.empty((0, 2), np.int64), *rows])
+def survival(ends: np.ndarray, keys: np.ndarray, onsets: np.ndarray, frames: int) -> np.ndarray:
+    """Probability that each note still sounds after its onset frame and the next 1, 2, ... ``frames`` frames.
+
+    Shape (n, ``frames`` + 1); constant after the last frame of ``ends`` (keys, t).
+    """
+    log_survival = np.log1p(-np.minimum(ends, 1 - 1e-7, dtype=np.float64)).cumsum(axis=1)
+    found = log_survival[keys[:, None], np.minimum(onsets[:, None] + np.arange(frames + 1), ends.shape[1] - 1)]
+    return np.exp(found - found[:, :1])
+
+
+def accepted_lengths(horizon: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Shortest and longest length of the notes for which each length, 1, 2, ... frames, is within the tolerances.
+
+    Up to the last length that depends on no frame beyond ``horizon``; up to ``horizon`` if it is the longest.
+
+    :param share: factor of the tolerances
+    """
+    ratio, frames = share * Tolerances.offset_ratio, share * Tolerances.offset_secs / FRAME_SECS
+    lengths = np.arange(1, horizon + 1)
+    first = np.maximum(1, np.ceil(np.minimum(lengths / (1 + ratio), lengths - frames)).astype(np.int64))
+    last = np.floor(np.maximum(lengths / (1 - ratio), lengths + frames)).astype(np.int64)
+    if horizon < LONGEST_FRAMES:
+        return first[last <= horizon], last[last <= horizon]
+    return first, last.clip(max=horizon)
 
 
 def has_ends(events: pd.DataFrame) -> bool:

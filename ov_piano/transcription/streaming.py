@@ -162,7 +162,7 @@ class StreamingTranscriber:
         self._sample_rate, self._ended = None, False
         parts = self._transcriber.parts
         self._net = IncrementalNet(parts)
-        self._ends = None if parts.sounding_stage is None else StreamingEnds(parts.sounding_stage)
+        self._ends = None if parts.end_stage is None else StreamingEnds(parts.end_stage)
         self._columns = torch.zeros(self._transcriber.mels, 0)  # log-mel: unsettled frames and the one before
         self._maps = torch.zeros(2, KEYS, 1)  # latest onset probabilities and velocities; 0 for frame 0
         self._edge = 0  # how many of them belong to repetitions of the latest frame
@@ -210,7 +210,7 @@ class StreamingTranscriber:
         return events
 
     def take_ends(self) -> list[NoteEnd]:
-        """Ends of events handed out before, found since the last call; empty without a sounding stage.
+        """Ends of events handed out before, found since the last call; empty without an end stage.
 
         An end is known 0.3 to 0.5 s after it. After `flush` all notes have ended.
         """
@@ -239,7 +239,7 @@ class StreamingTranscriber:
         kept = self._maps[:, :, max(0, known - self.settings.waiting_frames - KEPT_MAPS) : known]
         self._maps = torch.cat([kept, logits.sigmoid().cpu()], dim=2)
         if self._ends is not None:
-            self._ends.add(self._net.sounding_input, settled, self._edge, last)
+            self._ends.add(self._net.end_input, settled, self._edge, last)
         self._columns = self._columns[:, settled:].clone()
 
     def _scaled(self, columns: Tensor) -> Tensor:

@@ -1,28 +1,27 @@
-"""Note ends in a stream: the sounding stage over the latest frames, a few times a second.
+"""Note ends in a stream: the end stage over the latest frames, a few times a second.
 
-The rule is that of ``note_ends.py``. It is applied to frames that `LAG` later ones have followed, since the stage
-needs to hear that a key falls silent: a note's end is known 0.3 to 0.5 s after it.
+An end is known as soon as the note has more likely ended than not. It is then chosen as in ``note_ends.py``, among the
+frames that `LAG` later ones have followed, since the stage needs to hear what comes after an end.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool1d, pad
 
 from ov_piano.constants import FRAME_SECS, KEYS, LOWEST_NOTE
-from ov_piano.model.incremental import Memory, Step
-from ov_piano.settings import EndSettings
-from ov_piano.transcription.note_ends import END_IN_FRAME, REACH, SHORTEST_SECS, end_peaks
+from ov_piano.model.end_stage import REACH, STEP
+from ov_piano.transcription.note_ends import END_IN_FRAME, LONGEST_FRAMES, SHORTEST_SECS, likely_ends, survival
 
 KEPT_ENDS = 10_000  # for `take`
 HOP = 8  # frames between two runs of the stage
 LAG = 10  # frames that must follow a frame before its probabilities are final
-REVISED = 16  # frames that the next run computes again
-LAG_SECS = (LAG + HOP + REACH) * FRAME_SECS  # maximum time from the frame of an end until it is known
+LAG_SECS = (LAG + HOP) * FRAME_SECS  # from the frame in which an end becomes likely until it is known
+ENDED = 0.5  # probability of an end that is searched for
 
 
 class NoteEnd(NamedTuple):
@@ -47,56 +46,67 @@ class _Sounding:
 class StreamingEnds:
     """Ends of the notes of one stream.
 
-    :param steps: the sounding stage
+    :param stage: the end stage, input for t frames -> logits (1, keys, t)
     """
 
-    def __init__(self, steps: Sequence[Step], settings: EndSettings | None = None):
-        self._stage, self._settings = Memory(steps), settings or EndSettings()
-        self._input: Tensor | None = None  # of the stage: frames that it will compute (again)
+    def __init__(self, stage: Callable[[Tensor, Tensor], Tensor]):
+        self._stage = stage
+        self._input: list[Tensor] | None = None  # of the stage: onset logits and log-mel, latest frames
         self._begin, self._final = 1, 0  # the first of them; how many of them are final
         self._heard = 0  # frames, when the stage ran last
-        self._maps = torch.zeros(2, KEYS, 1)  # final probabilities; 0 for frame 0
+        self._map = np.zeros((KEYS, 1), np.float32)  # final probabilities of the latest frames; 0 for frame 0
         self._first, self._searched = 0, 0  # frame of the first of them; frames before this one have been searched
-        self._sounding: list[_Sounding] = []
+        self._notes: list[_Sounding] = []
         self._ended: deque[NoteEnd] = deque(maxlen=KEPT_ENDS)
 
     def strike(self, key: int, frame: int, onset_secs: float, shift: float) -> None:
         """A note begins, at ``frame``; ``onset_secs`` includes the ``shift``."""
-        for note in self._sounding:
+        for note in self._notes:
             if note.key == key and note.limit is None:
                 note.limit = frame
-        self._sounding.append(_Sounding(key, frame, onset_secs, shift))
+        self._notes.append(_Sounding(key, frame, onset_secs, shift))
 
     @torch.inference_mode()
-    def add(self, features: Tensor, settled: int, repeated: int, last: bool = False) -> None:
-        """Input of the stage (1, c, keys, t) for the latest frames.
+    def add(self, latest: tuple[Tensor, Tensor], settled: int, repeated: int, last: bool = False) -> None:
+        """Input of the stage for the latest frames, (1, keys, t) and (1, mels, t).
 
         :param settled: how many of them, from the first, are final and will not come again
         :param repeated: how many at the end are repetitions of the latest frame
         """
-        kept = features[..., :0] if self._input is None else self._input[..., : self._final]
-        self._input = torch.cat([kept, features], dim=3)
+        kept = [x[..., :0] for x in latest] if self._input is None else [x[..., : self._final] for x in self._input]
+        self._input = [torch.cat(parts, dim=-1) for parts in zip(kept, latest, strict=True)]
         self._final += settled
-        until = self._begin + self._input.shape[3] - repeated
+        until = self._begin + self._input[0].shape[-1] - repeated
         if until < self._heard + HOP and not last:
             return
-        settled = max(0, min(self._final, self._input.shape[3] - repeated - REVISED))
-        maps = self._stage(self._input, settled)[0].sigmoid().cpu()
-        new = slice(self._first + self._maps.shape[2] - self._begin, until - self._begin - (0 if last else LAG))
-        self._maps = torch.cat([self._maps, maps[:, :, new]], dim=2) if new.start < new.stop else self._maps
-        self._input = self._input[..., settled:].clone()
-        self._begin, self._final, self._heard = self._begin + settled, self._final - settled, until
+        known = self._first + self._map.shape[1]
+        new = slice(known - self._begin, until - self._begin - (0 if last else LAG))
+        if new.start < new.stop:
+            found = self._stage(*self._input)[0].sigmoid()[:, new].cpu().numpy()
+            self._map = np.concatenate([self._map, found], axis=1)
+        unneeded = max(0, min(self._final, new.stop - REACH)) // STEP * STEP
+        self._input = [x[..., unneeded:].clone() for x in self._input]
+        self._begin, self._final, self._heard = self._begin + unneeded, self._final - unneeded, until
 
     def search(self, until: int, last: bool = False) -> None:
         """Look for ends; all notes that begin before frame ``until`` have been struck."""
-        reach = max(REACH, self._settings.silent_frames - 1)
-        known = self._first + self._maps.shape[2]
-        until = known if last else min(until, known - reach)
-        if until > self._searched or last:
-            ending = may_end(self._maps, self._settings, last)[:, self._searched - self._first :]
-            self._sounding = [note for note in self._sounding if not self._ends(note, ending, until, last)]
-            self._maps = self._maps[:, :, max(0, until - reach - self._first) :].clone()
-            self._first, self._searched = known - self._maps.shape[2], until
+        known = self._first + self._map.shape[1]
+        until = known if last else min(until, known)
+        notes = [note for note in self._notes if last or note.frame < until]
+        if notes and (until > self._searched or last):
+            self._searched = until
+            probabilities = self._map[[note.key for note in notes], : until - self._first]  # (n, t)
+            if last:
+                probabilities = np.pad(probabilities, ((0, 0), (0, 1)), constant_values=1)
+            onsets = np.array([note.frame - self._first for note in notes])
+            sounds = survival(probabilities, np.arange(len(notes)), onsets, probabilities.shape[1])[:, -1]
+            struck_again = [note.limit is not None and note.limit <= until for note in notes]
+            ended = np.flatnonzero((sounds < ENDED) | struck_again)
+            frames = likely_ends(probabilities, ended, onsets[ended]) + self._first
+            for index, frame in zip(ended.tolist(), frames.tolist(), strict=True):
+                self._end(notes[index], frame if sounds[index] < ENDED else None, struck_again[index])
+        needed = max(self._first, min([known - LONGEST_FRAMES, *(note.frame for note in self._notes)]))
+        self._map, self._first = self._map[:, needed - self._first :], needed
 
     def take(self) -> list[NoteEnd]:
         """The ends found since the last call, in order of time; at most the latest `KEPT_ENDS`."""
@@ -104,33 +114,11 @@ class StreamingEnds:
         self._ended.clear()
         return ended
 
-    def _ends(self, note: _Sounding, ending: Tensor, until: int, last: bool) -> bool:
-        """Whether the note ends before frame ``until``; if so, its end is added to the list."""
-        limit = until if note.limit is None else min(until, note.limit)
-        start = max(note.frame + self._settings.shortest_frames, self._searched)
-        found = ending[note.key, start - self._searched : max(start, limit) - self._searched].nonzero()
-        if len(found):
-            secs = (start + int(found[0]) + END_IN_FRAME) * FRAME_SECS
-        elif note.limit is not None and note.limit <= until:
-            secs = note.limit * FRAME_SECS
-        elif last:
-            secs = (max(until, note.frame + 1) + END_IN_FRAME) * FRAME_SECS
-        else:
-            return False
-        offset = max(secs + note.shift, note.onset_secs + SHORTEST_SECS)
+    def _end(self, note: _Sounding, frame: int | None, struck_again: bool) -> None:
+        """The note ends in ``frame``, if known, at the latest when its key is struck again."""
+        times = [] if frame is None else [(frame + END_IN_FRAME) * FRAME_SECS]
+        if struck_again:
+            times.append(note.limit * FRAME_SECS)
+        offset = max(min(times) + note.shift, note.onset_secs + SHORTEST_SECS)
         self._ended.append(NoteEnd(note.onset_secs, offset, note.key + LOWEST_NOTE))
-        return True
-
-
-def may_end(maps: Tensor, settings: EndSettings, last: bool) -> Tensor:
-    """The frames at which a note that sounds ends: (2, keys, t) probabilities -> bool (keys, t).
-
-    :param last: the recording ends after these frames, and so does a silence that is shorter than it should be
-    """
-    sounding, ends = maps
-    silent = (sounding < settings.sounding_threshold).float()
-    width = settings.silent_frames
-    padded = pad(pad(silent, (width - 1, 0)), (0, width - 1), value=float(last))
-    begins = 1 - max_pool1d(1 - padded[None], width, stride=1)[0]  # whether this and the following frames are silent
-    long_silence = max_pool1d(begins[None], width, stride=1)[0] > 0
-    return long_silence | end_peaks(ends, settings.end_threshold)
+        self._notes.remove(note)

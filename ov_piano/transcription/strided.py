@@ -44,7 +44,7 @@ def chunk_spans(frames: int, chunking: Chunking) -> Iterator[Span]:
 def onset_velocity_pieces(infer: Infer, read: Read, frames: int, chunking: Chunking) -> Iterator[Tensor]:
     """Onset probabilities and velocities of a recording in consecutive pieces, (2, keys, t) in 0..1 each.
 
-    A network with a sounding stage adds two maps: probabilities of sounding keys and of note ends.
+    A network with an end stage adds a third map: the probability that a note that still sounds ends in this frame.
 
     The network's output lacks the first frame, which is 0 here. It depends slightly on the whole chunk
     (through the gates of the context-aware modules), so results differ slightly between chunk sizes.

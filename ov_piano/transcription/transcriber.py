@@ -17,11 +17,11 @@ from torch import Tensor
 from ov_piano.errors import InputError
 from ov_piano.machine.device import DEFAULT_DEVICE, select_device
 from ov_piano.model.base import OnsetVelocityBase
+from ov_piano.model.ends import has_end_stage, load_with_ends
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.incremental import plain_parts
 from ov_piano.model.networks import load_network
 from ov_piano.model.sidecar import PUBLISHED, read_sidecar
-from ov_piano.model.sounding import has_sounding_stage, load_with_ends
 from ov_piano.resources import default_snapshot
 from ov_piano.settings import Chunking, DecoderSettings, LogMelSettings
 from ov_piano.transcription.decoder import Decoder
@@ -78,7 +78,7 @@ class Transcriber:
         self.snapshot = Path(snapshot or default_snapshot())
         self.device = select_device(device)
         model = load_with_ends(self.snapshot, leaky_relu_slope, ends).to(self.device)
-        self.has_ends = has_sounding_stage(model)
+        self.has_ends = has_end_stage(model)
         sidecar = read_sidecar(self.snapshot)
         self.logmel = sidecar.logmel or LogMelSettings(mels=model.in_bins)
         _check_supported(self.logmel, sidecar.path)

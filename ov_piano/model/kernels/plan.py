@@ -15,7 +15,6 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from ov_piano.model.base import OnsetVelocityBase
-from ov_piano.model.harmonics import HARMONICS
 from ov_piano.model.kernels import sparse_conv
 from ov_piano.model.kernels.sparse_conv import Branch
 from ov_piano.model.kernels.steps import (
@@ -23,17 +22,14 @@ from ov_piano.model.kernels.steps import (
     ContextAware,
     Dropout,
     FrequencyMap,
-    KeyMean,
     Norm,
     Plan,
     Pointwise,
-    Readout,
     SmallConv,
     Step,
     ToKeys,
 )
 from ov_piano.model.layers import (
-    AcrossKeys,
     ChannelsToKeys,
     ContextAwareModule,
     FrequencyToKeys,
@@ -46,7 +42,7 @@ log = logging.getLogger(__name__)
 
 CONTAINERS = (nn.Sequential, nn.ModuleList)
 LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU, nn.Dropout)
-OUR_LAYERS = (AcrossKeys, ChannelsToKeys, ContextAwareModule, FrequencyToKeys, SqueezeExcite, SubSpectralNorm)
+OUR_LAYERS = (ChannelsToKeys, ContextAwareModule, FrequencyToKeys, SqueezeExcite, SubSpectralNorm)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -79,6 +75,9 @@ def plan_network(model: OnsetVelocityBase, *, training: bool = False) -> Plan:
     :raises UnsupportedNetworkError: the kernels do not support ``model``
     """
     names = {module: name or type(model).__name__ for name, module in model.named_modules()}
+    if model.end_stage is not None:  # not in steps: see `fast_ends.py`
+        for module in model.end_stage.modules():
+            names.pop(module)
     _check_modules(model, names, training)
     planner = _Planner(names)
     stem = planner.plan(nn.Sequential(model.specnorm, model.stem), channels=2, bins=model.in_bins)
@@ -89,37 +88,19 @@ def plan_network(model: OnsetVelocityBase, *, training: bool = False) -> Plan:
         planner.check_logits("onset stage", keys)
     velocity_stage = planner.plan(model.velocity_stage, features + 1, keys)
     planner.check_logits("velocity stage", keys)
-    sounding_stage = None
-    if model.sounding_stage is not None:
-        sounding_stage = planner.plan_sounding_stage(model.sounding_stage, features + 1 + len(HARMONICS), keys)
     if planner.planned - names.keys():
         raise UnsupportedNetworkError("layers that are not registered as modules")
     for module, name in names.items():
         if module not in planner.planned and type(module) not in CONTAINERS and module is not model:
             raise UnsupportedNetworkError(f"{name}: not in the sequence of layers")
-    return Plan(stem, onset_stages, velocity_stage, sounding_stage)
-
-
-def plan_sounding_stage(model: OnsetVelocityBase) -> list[Step]:
-    """Translate the sounding stage of ``model`` alone into steps, to train it.
-
-    :raises UnsupportedNetworkError: the kernels do not support it
-    """
-    names = {module: name for name, module in model.sounding_stage.named_modules(prefix="sounding_stage")}
-    _check_layers(model.sounding_stage, names, training=True)
-    planner = _Planner(names)
-    return planner.plan_sounding_stage(model.sounding_stage, model.features + 1 + len(HARMONICS), model.keys)
+    return Plan(stem, onset_stages, velocity_stage)
 
 
 def _check_modules(model: OnsetVelocityBase, names: dict[nn.Module, str], training: bool) -> None:
     """Check the assumptions about the network's class and about each module by itself."""
-    for method in ("forward", "infer", "sounding_input", "_onsets", "__call__"):
+    for method in ("forward", "infer", "end_input", "_onsets", "__call__"):
         if getattr(type(model), method, None) is not getattr(OnsetVelocityBase, method):
             raise UnsupportedNetworkError(f"{type(model).__name__}.{method}: overridden")
-    _check_layers(model, names, training)
-
-
-def _check_layers(model: nn.Module, names: dict[nn.Module, str], training: bool) -> None:
     if torch_module._has_any_global_hook():
         raise UnsupportedNetworkError("global hooks of modules")
     gates = {inner for module in names if type(module) is SqueezeExcite for inner in module.fc.modules()}
@@ -146,7 +127,6 @@ class _Planner:
         self.names = names
         self.planned: set[nn.Module] = set()
         self.channels = self.bins = 0
-        self.reads_out = False
 
     def plan(self, part: nn.Module, channels: int, bins: int) -> list[Step]:
         self.channels, self.bins = channels, bins
@@ -163,12 +143,6 @@ class _Planner:
                 self._expect(layer, self.bins == 1, "expected only where keys are channels")
                 self.channels, self.bins = 1, self.channels
                 steps.append(ToKeys(layer))
-            elif type(layer) is AcrossKeys:
-                self._expect(layer, set(layer._modules) == {"conv"} and type(layer.conv) is nn.Conv2d, "other parts")
-                self._check_conv(layer.conv, (1, 1), (0, 0), bias=True)
-                self._expect(layer, layer.conv.out_channels == self.channels, f"expected {self.channels} channels")
-                self.planned.add(layer.conv)
-                steps.append(KeyMean(layer))
             elif type(layer) is ContextAwareModule:
                 self._check_context_aware(layer)
                 steps.append(ContextAware(layer, *self._norm_leaky_relu(layer, layers)))
@@ -181,18 +155,10 @@ class _Planner:
                 self._expect(layer, False, f"{type(layer).__name__} not supported at this place")
         return steps
 
-    def plan_sounding_stage(self, stage: nn.Module, channels: int, keys: int) -> list[Step]:
-        """The only part that ends with a convolution over keys."""
-        self.reads_out = True
-        steps = self.plan(stage, channels, keys)
-        self.reads_out = False
-        self.check_logits("sounding stage", keys, maps=2)
-        return steps
-
-    def check_logits(self, what: str, keys: int, maps: int = 1) -> None:
-        if (self.channels, self.bins) != (maps, keys):
+    def check_logits(self, what: str, keys: int) -> None:
+        if (self.channels, self.bins) != (1, keys):
             raise UnsupportedNetworkError(
-                f"{what}: {self.channels} x {self.bins} outputs per frame, expected {maps} x {keys}"
+                f"{what}: {self.channels} x {self.bins} outputs per frame, expected 1 x {keys}"
             )
 
     def _expect(self, layer: nn.Module, holds: bool, otherwise: str) -> None:
@@ -282,10 +248,6 @@ class _Planner:
             self.channels, self.bins = conv.out_channels, 1
             return CollapseKeys(conv, *self._norm_leaky_relu(conv, layers))
         kernel = conv.kernel_size
-        if self.reads_out and not layers:
-            self._check_conv(conv, (1, 1), (0, 0), bias=True)
-            self.channels = conv.out_channels
-            return Readout(conv)
         self._check_conv(conv, kernel, (kernel[0] // 2, kernel[1] // 2))
         step = SmallConv(conv, None, 0)
         sizes = {len(weight) for weight in step.weights}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ov_piano.model.kernels.sparse_conv import POINTWISE, Branch
-from ov_piano.model.layers import AcrossKeys, ChannelsToKeys, ContextAwareModule, FrequencyToKeys, SubSpectralNorm
+from ov_piano.model.layers import ChannelsToKeys, ContextAwareModule, FrequencyToKeys, SubSpectralNorm
 
 
 @dataclass(frozen=True)
@@ -101,19 +101,7 @@ class Pointwise:
     slope: float | None
 
 
-@dataclass(frozen=True)
-class KeyMean:
-    layer: AcrossKeys
-
-
-@dataclass(frozen=True)
-class Readout:
-    """A 1 x 1 convolution over keys, with a bias and nothing after it."""
-
-    layer: nn.Conv2d
-
-
-Step = Norm | Dropout | ToKeys | ContextAware | SmallConv | FrequencyMap | CollapseKeys | Pointwise | KeyMean | Readout
+Step = Norm | Dropout | ToKeys | ContextAware | SmallConv | FrequencyMap | CollapseKeys | Pointwise
 
 
 @dataclass(frozen=True)
@@ -123,4 +111,3 @@ class Plan:
     stem: list[Step]  # including specnorm
     onset_stages: list[list[Step]]
     velocity_stage: list[Step]
-    sounding_stage: list[Step] | None = None
