@@ -359,7 +359,7 @@ def test_notes_grow_until_their_end_and_midi_out_sends_it(site, open_page):
 
 def test_audio_that_does_not_start_is_reported(site, open_page):
     page = open_page(site)
-    page.evaluate("AudioContext.prototype.resume = () => new Promise(() => {})")  # as without an audio output
+    page.evaluate("() => { AudioContext.prototype.resume = () => new Promise(() => {}); }")  # as without a sound card
     page.click("#samples button")
     expect(page.locator("#notice")).to_contain_text("cannot start its audio", timeout=PATIENCE_MS)
     expect(page.locator("#microphone")).to_have_attribute("aria-pressed", "false")
