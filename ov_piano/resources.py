@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ov_piano.errors import InputError
 
-DEFAULT_SNAPSHOT = "OnsetsAndVelocities_2026_11_25_01_34_57.245step=1530_f1=0.9130__0.6794.torch"
+DEFAULT_SNAPSHOT = "OnsetsAndVelocities_2026_11_25_04_44_02.931step=234_f1=0.9212__0.6995.torch"
 _NAME = DEFAULT_SNAPSHOT.removesuffix(".torch")
 IN_WHEEL = (
     DEFAULT_SNAPSHOT,

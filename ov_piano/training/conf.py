@@ -55,7 +55,7 @@ class Training(StoresConf, DatasetConf):
     VEL_LOSS_LAMBDA: float = option(10.0, "weight of the velocity loss in the total loss", NON_NEGATIVE)
     EDGE_LOSS_WEIGHT: float = option(
         0.0,
-        "loss weight of the last frames of each chunk, which then ends as a live stream does; 0: neither",
+        "loss weight of the last frames of each chunk; every second one then ends as a live stream does; 0: neither",
         NON_NEGATIVE,
     )
     TRAINABLE_ONSETS: bool = option(True, "false: train only the velocity stage")

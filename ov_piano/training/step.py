@@ -74,7 +74,7 @@ class TrainingStep(Step):
     :param forward: log-mel (b, mels, t) -> onset logits of each stage and velocity logits, (b, keys, t-1)
     :param velocity_weight: weight of the velocity loss in the total
     :param train_onsets: whether the total includes the onset loss
-    :param edge_weight: loss weight of the last frames of each chunk, which then ends as a stream does; 0: neither
+    :param edge_weight: loss weight of the last frames; every second chunk then ends as a stream does; 0: neither
     """
 
     def __init__(

@@ -58,8 +58,8 @@ class ConfDef:
     SNAPSHOT_INPATH: str | None = option(None, "snapshot to use; null: the default snapshot")
     SETTINGS: list[str] = option(
         [
-            *("8/2/3/0", "8/2/6/0", "8/2/1/6", "8/2/2/6", "8/2/3/6", "8/2/4/6", "20/2/3/6", "8/8/3/6"),
-            *("11/1/1/0", "11/1/1/1", "11/1/1/6", "10/1/2/0", "10/1/2/6"),
+            *("14/2/3/6", "14/2/3/0", "14/2/2/6", "14/2/4/6", "8/2/3/6", "24/2/3/6", "14/8/3/6"),
+            *("16/1/1/6", "16/1/1/0", "16/1/2/6"),
         ],
         "past/hop/look-ahead/waiting, in frames: see `StreamSettings`",
     )
@@ -155,7 +155,7 @@ def parse_settings(text: str) -> StreamSettings:
     """:raises InputError: not four numbers, or out of range"""
     numbers = text.split("/")
     if len(numbers) != 4 or not all(number.isdecimal() for number in numbers):
-        raise InputError(f"SETTINGS: expected past/hop/look-ahead/waiting such as 8/2/3/6, found {text}")
+        raise InputError(f"SETTINGS: expected past/hop/look-ahead/waiting such as 14/2/3/6, found {text}")
     return StreamSettings(*map(int, numbers))
 
 
