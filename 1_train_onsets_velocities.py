@@ -137,6 +137,9 @@ def build_trainer(conf: ConfDef, pair: StorePair, chunks: ChunkDataset, processe
         raise InputError("setting TRAIN_ENDS=true: expected SNAPSHOT_INPATH, the network to train note ends for")
     model = processes.synchronise_norms(build_model(conf, pair.mel.height, processes.device, snapshot))
     batches = (conf.BN_REESTIMATE_BATCHES, conf.TRAIN_BS, conf.RANDOM_SEED)
+    average = None
+    if conf.AVERAGE_DECAY:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(conf.AVERAGE_DECAY))
     trainer = Trainer(
         model,
         build_step(conf, model, processes),
@@ -157,9 +160,7 @@ def build_trainer(conf: ConfDef, pair: StorePair, chunks: ChunkDataset, processe
         conf_yaml=to_yaml(conf),
         norm_batches=partial(random_logmels, chunks, *batches) if conf.BN_REESTIMATE_BATCHES else None,
         fast=conf.FAST,
-        average=AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(conf.AVERAGE_DECAY))
-        if conf.AVERAGE_DECAY
-        else None,
+        average=average,
     )
     if state:
         trainer.resume(state)

@@ -121,6 +121,11 @@ def test_an_average_begins_with_the_weights_of_a_run_that_had_none(tmp_path):
     assert torch.equal(trainer.model_for_use().onsets.weight, trainer.model.onsets.weight)
 
 
+def test_an_edge_weight_is_refused_for_note_ends():
+    with pytest.raises(InputError, match="EDGE_LOSS_WEIGHT=4: expected 0"):
+        TrainConf(TRAIN_ENDS=True, EDGE_LOSS_WEIGHT=4.0)
+
+
 def test_a_decay_of_1_is_refused():
     with pytest.raises(InputError, match="AVERAGE_DECAY=1"):
         TrainConf(AVERAGE_DECAY=1.0)

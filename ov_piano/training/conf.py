@@ -159,6 +159,8 @@ class TrainConf(Method, SpeedConf, Running, MapsConf, Scoring, DecoderConf, Vali
             raise InputError(f"setting LR_PERIOD={self.LR_PERIOD}: expected at least 2 steps")
         if self.AVERAGE_DECAY == 1:
             raise InputError("setting AVERAGE_DECAY=1: expected less, or the average never changes")
+        if self.TRAIN_ENDS and self.EDGE_LOSS_WEIGHT:
+            raise InputError(f"setting EDGE_LOSS_WEIGHT={self.EDGE_LOSS_WEIGHT:g}: expected 0 with TRAIN_ENDS=true")
         if self.TRAIN_ENDS and not self.TRAINABLE_ONSETS:
             raise InputError("setting TRAIN_ENDS=true: expected TRAINABLE_ONSETS=true (the network is frozen anyway)")
 

@@ -1,4 +1,4 @@
-"""Training of the end stage on the frozen features of a trained network.
+"""Training of the end stage beside a trained network that stays as it is.
 
 A note ends in a frame if it has survived all frames before, so that the map gives the probability of each end, as in
 survival analysis. The loss is the negative log probability of an end close to the true one: what counts is the note,

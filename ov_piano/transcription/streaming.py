@@ -80,7 +80,7 @@ class StreamSettings:
         return EARLY_MARGIN * (1 - waited / self.waiting_frames) if waited < self.waiting_frames else 0.0
 
 
-# Frames settled earlier keep traces of the edge: with 8 past frames, the default loses 2 to 3 points of onset F1 more.
+# Frames settled earlier keep traces of the edge: with 8 past frames, the default loses 0.6 points of onset F1 more.
 DEFAULT = StreamSettings(past_frames=14, hop_frames=2, look_ahead_frames=3)
 FAST = StreamSettings(past_frames=16, hop_frames=1, look_ahead_frames=1)
 
