@@ -17,7 +17,7 @@ from ov_piano.model import incremental
 from ov_piano.model.base import OnsetVelocityBase, check_logmel, with_differences
 from ov_piano.model.end_stage import EndStage
 from ov_piano.model.fast_ends import prepare_end_stage
-from ov_piano.model.incremental import Parts, plain_parts, reach
+from ov_piano.model.incremental import Parts, plain_parts, prior_mean, reach
 from ov_piano.model.kernels import sparse_conv, winograd
 from ov_piano.model.kernels.plan import UnsupportedNetworkError, plan_network, warn_once
 from ov_piano.model.kernels.steps import (
@@ -148,12 +148,12 @@ def _apply(prepared: Sequence[incremental.Step], x: Tensor) -> Tensor:
 def _prepare(steps: list[Step], dtype: torch.dtype) -> list[incremental.Step]:
     """Functions that compute the steps of a part in eval mode."""
     prepared, local, local_reach = [], [], 0
-    for step in steps:
+    for before, step in zip([None, *steps], steps, strict=False):
         match step:
             case ContextAware() | SmallConv():
                 prepared += [_in_pieces(local, local_reach)] if local else []
                 local, local_reach = [], 0
-                prepared.append(_context_aware(step) if isinstance(step, ContextAware) else _small_conv(step))
+                prepared.append(_context_aware(step, before) if isinstance(step, ContextAware) else _small_conv(step))
             case Norm(layer):
                 local.append(_norm(layer))
             case FrequencyMap():
@@ -199,7 +199,7 @@ def _bin_table(norm: SubSpectralNorm | nn.BatchNorm2d, channels: int) -> Tensor:
     return torch.stack(columns, dim=2).contiguous()
 
 
-def _context_aware(step: ContextAware) -> incremental.Step:
+def _context_aware(step: ContextAware, before: Step | None) -> incremental.Step:
     branches = tuple(step.branches)
     scale, shifts = (torch.cat(x) for x in zip(*map(_affine, step.inner_norms), strict=True))
     weights = step.weights
@@ -213,7 +213,8 @@ def _context_aware(step: ContextAware) -> incremental.Step:
         bins = scales.expand(-1, x.shape[2], -1)
         return sparse_conv.convolve_and_finish(x, plan, packed, shifts, gates(mean), bins, slope, lead)
 
-    return incremental.Step(run, reach(step.module), gated=True)
+    prior = prior_mean(getattr(before, "norm", None), getattr(before, "slope", None), weights[0].shape[1])
+    return incremental.Step(run, reach(step.module), prior)
 
 
 def _gates(fc: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -5,9 +5,11 @@ so each layer recomputes them when more input arrives, until the caller declares
 each layer keeps as many input frames as its kernels reach.
 
 The gates of context-aware modules depend on the mean of their input over time: here the mean over the stream so far
-and, after ``GATE_FRAMES``, an exponential moving average.
+and, after ``GATE_FRAMES``, an exponential moving average. As the first seconds of a stream say little about the rest,
+the mean that the trained batch norms imply counts at first, too.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from ov_piano.model.base import OnsetVelocityBase, with_differences
-from ov_piano.model.layers import ContextAwareModule, in_turn
+from ov_piano.model.layers import ContextAwareModule, SubSpectralNorm, batch_norm_of, in_turn
 
 GATE_FRAMES = 2000  # 48 s
+PRIOR_FRAMES = 200  # what the prior mean counts at first; falls to 0 while `PRIOR_FADES_FRAMES` are heard
+PRIOR_FADES_FRAMES = 1000
 
 
 class Step(NamedTuple):
@@ -26,12 +30,12 @@ class Step(NamedTuple):
     The first ``lead`` frames of x are only context: y starts with the frame after them.
 
     :param reach: frames to either side that an output depends on
-    :param gated: whether ``run`` needs ``mean`` (b, c), the input's mean over frequency and time
+    :param prior: (c,) if ``run`` needs ``mean`` (b, c), the input's mean over frequency and time: what to expect
     """
 
     run: Callable[[Tensor, Tensor | None, int], tuple[Tensor, Tensor | None]]
     reach: int
-    gated: bool = False
+    prior: Tensor | None = None
 
 
 class Parts(NamedTuple):
@@ -45,20 +49,40 @@ class Parts(NamedTuple):
 
 def plain_parts(model: OnsetVelocityBase) -> Parts:
     """The network in plain PyTorch, one step per layer."""
-    stem = [_plain_step(layer) for part in (model.specnorm, model.stem) for layer in in_turn(part)]
-    onset_stages = [[_plain_step(layer) for layer in in_turn(stage)] for stage in model.onset_stages]
-    return Parts(stem, onset_stages, [_plain_step(layer) for layer in in_turn(model.velocity_stage)], model.end_stage)
+    stem = _plain_steps(nn.Sequential(model.specnorm, model.stem))
+    return Parts(stem, [*map(_plain_steps, model.onset_stages)], _plain_steps(model.velocity_stage), model.end_stage)
 
 
-def _plain_step(layer: nn.Module) -> Step:
-    if not isinstance(layer, ContextAwareModule):
-        return Step(lambda x, _, lead: (layer(x.clone())[..., lead:], None), reach(layer))
+def _plain_steps(part: nn.Module) -> list[Step]:
+    layers, steps = list(in_turn(part)), []
+    for i, layer in enumerate(layers):
+        if isinstance(layer, ContextAwareModule):
+            norm, leaky_relu = layers[i - 2 : i] if i > 1 else (None, None)
+            slope = getattr(leaky_relu, "negative_slope", None)
+            steps.append(_plain_context_aware(layer, prior_mean(norm, slope, layer.se.fc[0].in_features)))
+        else:
+            steps.append(Step(lambda x, _, lead, layer=layer: (layer(x.clone())[..., lead:], None), reach(layer)))
+    return steps
 
+
+def _plain_context_aware(layer: ContextAwareModule, prior: Tensor) -> Step:
     def run(x: Tensor, mean: Tensor, lead: int) -> tuple[Tensor, None]:
         context = torch.cat([hdc(x) for hdc in layer.hdcs], dim=1)
         return torch.addcmul(layer.skip(x), layer.se.fc(mean)[:, :, None, None], context)[..., lead:], None
 
-    return Step(run, reach(layer), gated=True)
+    return Step(run, reach(layer), prior)
+
+
+@torch.no_grad()
+def prior_mean(norm: nn.Module | None, slope: float | None, channels: int) -> Tensor:
+    """Mean (channels,) after a trained norm and a leaky ReLU, as if normally distributed; 0, shape (), if unknown."""
+    if not isinstance(norm, SubSpectralNorm | nn.BatchNorm2d) or slope is None:
+        return torch.zeros(())  # whatever the device
+    mean, deviation = batch_norm_of(norm).bias, batch_norm_of(norm).weight.abs().clamp(min=1e-12)
+    z = mean / deviation
+    density = torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+    positive = mean * torch.special.ndtr(z) + deviation * density  # the mean after a ReLU
+    return (positive + slope * (mean - positive)).view(channels, -1).mean(dim=1)
 
 
 def reach(layer: nn.Module) -> int:
@@ -102,7 +126,7 @@ class _Memory:
     def __init__(self, steps: Sequence[Step]):
         self._steps = steps
         self._before: list[Tensor | None] = [None] * len(steps)
-        self._means = [_RunningMean() if step.gated else None for step in steps]
+        self._means = [None if step.prior is None else _RunningMean(step.prior) for step in steps]
 
     def __call__(self, x: Tensor, settled: int) -> Tensor:
         """(b, c, f, t) -> output for the same frames; the first ``settled`` of them are final."""
@@ -121,14 +145,20 @@ class _Memory:
 
 
 class _RunningMean:
-    """Mean (b, c) over frequency and past time, an exponential moving average after ``GATE_FRAMES``."""
+    """Mean (b, c) over frequency and past time, an exponential moving average after ``GATE_FRAMES``.
 
-    def __init__(self) -> None:
+    :param prior: (c,) what to expect
+    """
+
+    def __init__(self, prior: Tensor):
+        self._prior = prior
         self._sum, self._frames = 0.0, 0.0
 
     def __call__(self, x: Tensor, settled: int) -> Tensor:
         levels = x.mean(dim=2)  # (b, c, t)
-        mean = (self._sum + levels.sum(dim=2)) / (self._frames + levels.shape[2])
+        heard = self._frames + levels.shape[2]
+        weight = PRIOR_FRAMES * max(0.0, 1 - heard / PRIOR_FADES_FRAMES)
+        mean = (self._sum + levels.sum(dim=2) + weight * self._prior) / (heard + weight)
         self._sum = self._sum + levels[:, :, :settled].sum(dim=2)
         self._frames += settled
         if self._frames > GATE_FRAMES:

@@ -147,6 +147,14 @@ static void add_terms(const float* x, const int* offsets, const float* weights, 
         for (int v = 0; v < V; v++) *(Vec*)(out + o * WIDTH + v * LANES) = sum[o][v];
 }
 
+// add_terms of min(vectors, V) vectors: those of a rest at once too, since a single one waits for its own sums
+template <int O, int V>
+static void add_terms_up_to(int vectors, const float* x, const int* offsets, const float* weights, int n, float* out) {
+    if constexpr (V > 1)
+        if (vectors < V) return add_terms_up_to<O, V - 1>(vectors, x, offsets, weights, n, out);
+    add_terms<O, V>(x, offsets, weights, n, out);
+}
+
 // Apply the epilogue to one row of context and skip, write it to out and return its sum.
 template <bool GATED>
 static float finish(const Epilogue& e, int b, int c, int channels, int f, int rows, int frames, float* context,
@@ -189,11 +197,9 @@ static void convolve(const Tensor& x, const Tensor& out, const float* weights, c
                         const int begin = plan.begins[j * R::POINTS + p];
                         const int n = plan.begins[j * R::POINTS + p + 1] - begin;
                         const float* w = weights + begin * O;
-                        int t = 0;
-                        for (; t + VECTORS * LANES <= tile.frames; t += VECTORS * LANES)
-                            add_terms<O, VECTORS>(from + t, &offsets[begin], w, n, &points[p][0][t]);
-                        for (; t < tile.frames; t += LANES)
-                            add_terms<O, 1>(from + t, &offsets[begin], w, n, &points[p][0][t]);
+                        for (int t = 0; t < tile.frames; t += VECTORS * LANES)
+                            add_terms_up_to<O, VECTORS>((tile.frames - t + LANES - 1) / LANES, from + t,
+                                                        &offsets[begin], w, n, &points[p][0][t]);
                     }
                     for (int o = 0; o < O; o++)
 #pragma GCC unroll 4
