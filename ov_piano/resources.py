@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ov_piano.errors import InputError
 
-DEFAULT_SNAPSHOT = "OnsetsAndVelocities_2026_11_25_04_44_02.931step=234_f1=0.9212__0.6995.torch"
+DEFAULT_SNAPSHOT = "OnsetsAndVelocities_2026_11_25_08_08_17.973step=5304_f1=0.9273__0.7032.torch"
 _NAME = DEFAULT_SNAPSHOT.removesuffix(".torch")
 IN_WHEEL = (
     DEFAULT_SNAPSHOT,
