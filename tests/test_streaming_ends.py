@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ov_piano.constants import FRAME_SECS, KEYS, LOWEST_NOTE
+from ov_piano.model import incremental
 from ov_piano.transcription.note_ends import END_IN_FRAME, NoteEnds
 from ov_piano.transcription.streaming import DEFAULT, StreamingTranscriber, StreamSettings
 from ov_piano.transcription.streaming_ends import LAG_SECS, StreamingEnds
@@ -76,7 +77,9 @@ def test_every_note_ends_once_and_within_the_latency(transcriber, music):
     assert stream.take_ends() == []
 
 
-def test_long_look_ahead_gives_the_offline_ends(transcriber, music):
+def test_long_look_ahead_gives_the_offline_ends(transcriber, music, monkeypatch):
+    """Without the prior mean of the gates, which matters in this short recording, the onsets are the same, too."""
+    monkeypatch.setattr(incremental, "PRIOR_FRAMES", 0)
     offline = transcriber(*music)
     stream = StreamingTranscriber(transcriber, settings=StreamSettings(200, 50, 100))
     stream.feed(*music)

@@ -20,7 +20,7 @@ from ov_piano.model.base import OnsetVelocityBase, with_differences
 from ov_piano.model.layers import ContextAwareModule, SubSpectralNorm, batch_norm_of, in_turn
 
 GATE_FRAMES = 2000  # 48 s
-PRIOR_FRAMES = 200  # what the prior mean counts at first; falls to 0 while `PRIOR_FADES_FRAMES` are heard
+PRIOR_FRAMES = 80  # what the prior mean counts at first; falls to 0 while `PRIOR_FADES_FRAMES` are heard
 PRIOR_FADES_FRAMES = 1000
 
 

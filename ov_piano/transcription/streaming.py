@@ -33,8 +33,8 @@ MOST_GAIN_DB = 12.0
 SHOWN_COLUMNS = 250  # log-mel frames kept for `take_logmel`: 6 s
 LATE_FRAMES = 1  # a peak may move by this much as more sound arrives, and is then reported late
 KEPT_MAPS = 8  # decided frames that the decoder sees as context
-EDGE_FRAMES = 3  # repetitions of the latest frame: the network then sees a held sound, not a sudden end
-EARLY_MARGIN = 0.06  # minimum probability above the threshold after the look-ahead; falls to 0 while an event waits
+EDGE_FRAMES = 2  # repetitions of the latest frame: the network then sees a held sound, not a sudden end
+EARLY_MARGIN = 0.075  # minimum probability above the threshold after the look-ahead; falls to 0 while an event waits
 APART_FRAMES = 1  # onsets of a key no further apart than this count as one
 BLOCK = 16_000  # samples of a long block to process at once
 
