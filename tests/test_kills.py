@@ -19,3 +19,9 @@ def test_training_survives_kills(tmp_path):
     report = kill_and_restart(training_task(tmp_path, steps=3), tmp_path, kills=2, seed=0)
     assert report.kills == 2
     assert report.finished >= 1
+
+
+def test_training_of_note_ends_survives_kills(tmp_path):
+    report = kill_and_restart(training_task(tmp_path, steps=3, ends=True), tmp_path, kills=2, seed=0)
+    assert report.kills == 2
+    assert report.finished >= 1

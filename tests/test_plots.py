@@ -54,10 +54,9 @@ def test_a_resumed_run_replaces_the_steps_it_repeats(tmp_path):
     assert list(history.steps["onset_loss"]) == [0.1, 0.2, 0.7, 0.8, 0.9]
     assert list(history.steps["velocity_loss"]) == pytest.approx([0.01, 0.02, 0.07, 0.08, 0.09])
     assert list(history.steps["lr"]) == [6, 3, 2, 1.5, 1.2]
+    scores = {"step": [2], "F1": [0.5], "F1_velocities": [0.25], "F1_offsets": [np.nan]}  # nan: not in the logs
     assert {name: list(column) for name, column in history.scores.items()} == {
-        "step": [2],
-        "F1": [0.5],
-        "F1_velocities": [0.25],
+        name: pytest.approx(column, nan_ok=True) for name, column in scores.items()
     }
 
 
@@ -149,6 +148,22 @@ def test_the_curves_are_the_logged_numbers(tmp_path):
         "cross-validation F1",
         "step",
     )
+
+
+def test_training_of_note_ends_has_curves_of_its_own(tmp_path):
+    """The network's losses are not computed; the onset F1 stays as it is."""
+    steps = [{"step": s, "end_loss": 2 / s, "lr": 0.006} for s in range(1, 21)]
+    validation = {"step": 20, "xv": xv_record(20, 0.9)["xv"] | {"F1_offsets": 0.6}}
+    write_log(tmp_path, "2026", [*steps, validation])
+    losses, _, scores = draw(read(tmp_path)).axes
+    raw, mean = losses.lines
+    assert mean.get_label() == "note ends"
+    np.testing.assert_allclose(raw.get_xydata(), [(s, 2 / s) for s in range(1, 21)])
+    assert [line.get_label() for line in scores.lines] == [
+        "onsets: best 0.9000 at step 20",
+        "+ velocities: best 0.4500 at step 20",
+        "+ offsets: best 0.6000 at step 20",
+    ]
 
 
 def test_the_plot_is_refreshed_atomically_and_at_the_end(tmp_path):

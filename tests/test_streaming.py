@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from ov_piano.constants import FRAME_SECS, LOWEST_NOTE
 from ov_piano.errors import InputError
 from ov_piano.model import incremental
-from ov_piano.transcription import streaming
 from ov_piano.transcription.streaming import (
     DEFAULT,
-    EARLY_MARGIN,
     FAST,
     LATE_FRAMES,
     StreamEvent,
@@ -95,15 +93,18 @@ def test_events_come_once_within_the_latency_and_most_without_waiting(transcribe
         assert (np.diff(onsets[onsets[:, 1] == note, 0]) > 1.5 * FRAME_SECS).all()
 
 
-def test_uncertain_events_wait(transcriber, music, monkeypatch):
+def test_uncertain_events_wait(transcriber, music):
     """With a margin that no event reaches, all events wait, as with a longer look-ahead."""
     wave, rate = music[0][: 2 * music[1]], music[1]
-    waiting = StreamingTranscriber(transcriber, settings=StreamSettings(8, 2, 3, waiting_frames=6))
-    patient = StreamingTranscriber(transcriber, settings=StreamSettings(2, 2, 9, waiting_frames=0))
-    certain = stream_in_blocks(waiting, wave, rate, [])
-    monkeypatch.setattr(streaming, "EARLY_MARGIN", 100.0)
-    waiting.reset()
-    assert stream_in_blocks(waiting, wave, rate, []) == stream_in_blocks(patient, wave, rate, []) != certain
+    certain, waiting, patient = (
+        stream_in_blocks(StreamingTranscriber(transcriber, settings=settings), wave, rate, [])
+        for settings in (
+            StreamSettings(8, 2, 3, waiting_frames=6),
+            StreamSettings(8, 2, 3, waiting_frames=6, margin=100.0),
+            StreamSettings(2, 2, 9, waiting_frames=0),
+        )
+    )
+    assert waiting == patient != certain
 
 
 def test_flush_ends_and_reset_starts_again(transcriber, music):
@@ -240,10 +241,13 @@ def test_bad_blocks_leave_the_stream_as_it_was(transcriber, music):
 
 
 def test_stream_settings_are_checked():
-    some = StreamSettings(past_frames=8, hop_frames=2, look_ahead_frames=3, waiting_frames=5)
+    some = StreamSettings(past_frames=8, hop_frames=2, look_ahead_frames=3, waiting_frames=5, margin=0.1)
     assert some.latency_secs == pytest.approx(0.064 + 0.024 * (3 + 1))
     assert some.longest_latency_secs == pytest.approx(0.064 + 0.024 * (3 + 5 + 1))
-    assert [some.early_margin(age) for age in (3, 7, 8, 20)] == pytest.approx([EARLY_MARGIN, EARLY_MARGIN / 5, 0, 0])
+    assert [some.early_margin(age) for age in (3, 7, 8, 20)] == pytest.approx([0.1, 0.02, 0, 0])
     for wrong in ((0, 1, 1), (1, 0, 1), (1, 1, -1), (1.5, 1, 1), (1, 1, 1, -1)):
         with pytest.raises(InputError, match="expected a whole number"):
             StreamSettings(*wrong)
+    for margin in (-0.1, float("nan")):
+        with pytest.raises(InputError, match="margin: expected a number of at least 0"):
+            StreamSettings(1, 1, 1, margin=margin)

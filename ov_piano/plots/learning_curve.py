@@ -11,11 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from ov_piano.plots.style import BLUE, DARK, LIGHT, VERMILION, new_figure, save, warn_on_error
+from ov_piano.plots.style import BLUE, DARK, GREEN, LIGHT, VERMILION, new_figure, save, warn_on_error
 
-PER_STEP = ("onset_loss", "velocity_loss", "velocity_loss_floor", "lr")
-NOT_IN_OLD_LOGS = ("velocity_loss_floor",)
-PER_VALIDATION = ("F1", "F1_velocities")
+PER_STEP = ("onset_loss", "velocity_loss", "velocity_loss_floor", "end_loss", "lr")
+PER_VALIDATION = ("F1", "F1_velocities", "F1_offsets")
 MOST_POINTS = 2000  # of a line; about its width in pixels
 MOST_MARKERS = 150
 WIDTH, HEIGHT = 9, 9  # inches
@@ -55,7 +54,8 @@ class History:
     A record of a step replaces those of this and all later steps, since a resumed run repeats the
     steps after its last saved state, and a new run repeats all.
 
-    ``steps``: column name -> values, ``step`` and `PER_STEP`; ``scores``: ``step`` and `PER_VALIDATION`.
+    ``steps``: column name -> values, ``step`` and `PER_STEP`; ``scores``: ``step`` and `PER_VALIDATION`. Values that
+    were not logged are NaN.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,7 +76,7 @@ class History:
 
     def _take(self, record: dict) -> None:
         step = record.get("step")
-        if "onset_loss" in record:
+        if "lr" in record:
             for table in (self.steps, self.scores):
                 _forget_from(table, step)
             _append(self.steps, step, record, PER_STEP)
@@ -94,7 +94,7 @@ def _forget_from(table: dict[str, array], step: int) -> None:
 def _append(table: dict[str, array], step: int, record: dict, names: tuple[str, ...]) -> None:
     table["step"].append(step)
     for name in names:
-        table[name].append(record.get(name, nan) if name in NOT_IN_OLD_LOGS else record[name])
+        table[name].append(record.get(name, nan))
 
 
 def smoothing_window(steps: int) -> int:
@@ -154,7 +154,10 @@ def _draw_losses(axes: Axes, steps: dict[str, np.ndarray]) -> None:
     for values, label, colour, style in (
         (steps["onset_loss"], "onsets", BLUE, "-"),
         (steps["velocity_loss"] - floor, f"velocities (weighted){above}", VERMILION, "--"),
+        (steps["end_loss"], "note ends", GREEN, "-."),
     ):
+        if np.isnan(values).all():
+            continue
         axes.plot(*_positive(*thinned(steps["step"], values)), color=colour, alpha=0.25, linewidth=0.7)
         axes.plot(*_positive(*thinned(steps["step"], smoothed(values, window))), style, color=colour, label=label)
     axes.set_yscale("log")
@@ -175,8 +178,11 @@ def _draw_scores(axes: Axes, scores: dict[str, np.ndarray]) -> None:
     for name, what, colour, style in (
         ("F1", "onsets", BLUE, "o-"),
         ("F1_velocities", "+ velocities", VERMILION, "s--"),
+        ("F1_offsets", "+ offsets", GREEN, "^-."),
     ):
-        best = int(np.argmax(scores[name]))
+        if np.isnan(scores[name]).all():
+            continue
+        best = int(np.nanargmax(scores[name]))
         label = f"{what}: best {scores[name][best]:.4f} at step {scores['step'][best]:,.0f}"
         axes.plot(scores["step"], scores[name], style, color=colour, markersize=size, label=label, clip_on=False)
     _legend(axes, None)

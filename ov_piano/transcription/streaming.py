@@ -34,7 +34,6 @@ SHOWN_COLUMNS = 250  # log-mel frames kept for `take_logmel`: 6 s
 LATE_FRAMES = 1  # a peak may move by this much as more sound arrives, and is then reported late
 KEPT_MAPS = 8  # decided frames that the decoder sees as context
 EDGE_FRAMES = 2  # repetitions of the latest frame: the network then sees a held sound, not a sudden end
-EARLY_MARGIN = 0.075  # minimum probability above the threshold after the look-ahead; falls to 0 while an event waits
 APART_FRAMES = 1  # onsets of a key no further apart than this count as one
 BLOCK = 16_000  # samples of a long block to process at once
 
@@ -47,12 +46,14 @@ class StreamSettings:
     :param hop_frames: decided at once: the network runs once per hop
     :param look_ahead_frames: needed after a frame to decide its certain events
     :param waiting_frames: after those, to decide the others
+    :param margin: how far above the threshold the probability of a certain event is; falls to 0 while an event waits
     """
 
     past_frames: int
     hop_frames: int
     look_ahead_frames: int
     waiting_frames: int = 6
+    margin: float = 0.075
 
     def __post_init__(self) -> None:
         limits = (("past", 1, 5000), ("hop", 1, 500), ("look_ahead", 0, 5000), ("waiting", 0, 5000))
@@ -60,6 +61,8 @@ class StreamSettings:
             found = getattr(self, f"{name}_frames")
             if not (isinstance(found, int) and lowest <= found <= highest):
                 raise InputError(f"{name}_frames: expected a whole number from {lowest} to {highest}, found {found}")
+        if not self.margin >= 0:
+            raise InputError(f"margin: expected a number of at least 0, found {self.margin}")
 
     @property
     def latency_secs(self) -> float:
@@ -77,12 +80,12 @@ class StreamSettings:
     def early_margin(self, frame_age: int) -> float:
         """How far above the threshold an event must be with ``frame_age`` frames after it, to be reported then."""
         waited = frame_age - self.look_ahead_frames
-        return EARLY_MARGIN * (1 - waited / self.waiting_frames) if waited < self.waiting_frames else 0.0
+        return self.margin * (1 - waited / self.waiting_frames) if waited < self.waiting_frames else 0.0
 
 
 # Frames settled earlier keep traces of the edge: with 8 past frames, the default loses 0.6 points of onset F1 more.
 DEFAULT = StreamSettings(past_frames=14, hop_frames=2, look_ahead_frames=3)
-FAST = StreamSettings(past_frames=16, hop_frames=1, look_ahead_frames=1)
+FAST = StreamSettings(past_frames=16, hop_frames=1, look_ahead_frames=1, waiting_frames=3, margin=0.03)
 
 
 class StreamEvent(NamedTuple):

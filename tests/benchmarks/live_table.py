@@ -35,14 +35,24 @@ from ov_piano.transcription.transcriber import Transcriber
 
 BLOCK = 128  # samples handed over at once, 8 ms
 COLUMNS = (
-    *("past", "hop", "look_ahead", "waiting", "onset_f1", "onset_loss", "onset_velocity_f1", "onset_velocity_loss"),
+    *(
+        "past",
+        "hop",
+        "look_ahead",
+        "waiting",
+        "margin",
+        "onset_f1",
+        "onset_loss",
+        "onset_velocity_f1",
+        "onset_velocity_loss",
+    ),
     *("latency_median", "latency_95", "latency_max", "one_core"),
 )
 HEADINGS = (
-    *("past", "hop", "look-ahead", "waiting", "onset F1", "loss", "onset+velocity F1", "loss"),
+    *("past", "hop", "look-ahead", "waiting", "margin", "onset F1", "loss", "onset+velocity F1", "loss"),
     *("latency, median", "95 %", "maximum", "one core"),
 )
-ROW = "| {} | {} | {} | {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.3f} | {:.3f} | {:.3f} | {:.1f} |"
+ROW = "| {} | {} | {} | {} | {:g}{} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.3f} | {:.3f} | {:.3f} | {:.1f} |"
 NAMES = {DEFAULT: " (default)", FAST: " (`FAST`)"}
 
 
@@ -61,7 +71,7 @@ class ConfDef:
             *("14/2/3/6", "14/2/3/0", "14/2/2/6", "14/2/4/6", "8/2/3/6", "24/2/3/6", "14/8/3/6"),
             *("16/1/1/6", "16/1/1/0", "16/1/2/6"),
         ],
-        "past/hop/look-ahead/waiting, in frames: see `StreamSettings`",
+        "past/hop/look-ahead/waiting in frames, and margin: see `StreamSettings`",
     )
     OUT: str = option("out/live_table.csv", "CSV file to write")
 
@@ -152,11 +162,16 @@ def latencies_of(excerpt: Excerpt, heard: Heard) -> np.ndarray:
 
 
 def parse_settings(text: str) -> StreamSettings:
-    """:raises InputError: not four numbers, or out of range"""
-    numbers = text.split("/")
-    if len(numbers) != 4 or not all(number.isdecimal() for number in numbers):
-        raise InputError(f"SETTINGS: expected past/hop/look-ahead/waiting such as 14/2/3/6, found {text}")
-    return StreamSettings(*map(int, numbers))
+    """:raises InputError: not four whole numbers and a number, or out of range"""
+    *frames, margin = text.split("/")
+    try:
+        values = *map(int, frames), float(margin)
+    except ValueError:
+        values = ()
+    if len(values) != 5:
+        example = "past/hop/look-ahead/waiting/margin such as 14/2/3/6/0.075"
+        raise InputError(f"SETTINGS: expected {example}, found {text}")
+    return StreamSettings(*values)
 
 
 def main(conf: ConfDef) -> None:
@@ -170,8 +185,9 @@ def main(conf: ConfDef) -> None:
     print("| " + " | ".join(HEADINGS) + " |\n" + "|---" * len(HEADINGS) + "|", flush=True)
     for settings in wanted:
         rows.append(measure(transcriber, settings, excerpts, offline_f1s))
-        past, hop, look_ahead, waiting, *others = rows[-1].values()
-        print(ROW.format(past, hop, look_ahead, f"{waiting}{NAMES.get(settings, '')}", *others), flush=True)
+        past, hop, look_ahead, waiting, margin, *others = rows[-1].values()
+        name = NAMES.get(settings, "")
+        print(ROW.format(past, hop, look_ahead, waiting, margin, name, *others), flush=True)
         Path(conf.OUT).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(conf.OUT) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 
 from ov_piano.cli import run
+from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.snapshot import save_snapshot
 from ov_piano.training.state import TrainingState, saved_states
 from tests.conftest import write_toy_maestro
 from tests.scripts import MEL_NAME, ROLL_NAME, load_script
@@ -204,12 +206,18 @@ def _check_equal_stores(path: Path, other: Path) -> None:
 # Script 1
 
 
-def training_task(folder: Path, steps: int = 12) -> Task:
-    """Script 1 for a few steps on toy stores, with a saved state at each step and one cross-validation."""
+def training_task(folder: Path, steps: int = 12, ends: bool = False) -> Task:
+    """Script 1 for a few steps on toy stores, with a saved state at each step and one cross-validation.
+
+    :param ends: train note ends, for a network with random weights
+    """
     tree, stores = write_toy_maestro(folder / "maestro-v3.0.0"), folder / "stores"
     leave_alone(PREPROCESSING, (f"MAESTRO_INPATH={tree}", "WORKERS=1"), stores)
     paths = (f"MAESTRO_PATH={tree}", f"HDF5_MEL_PATH={stores / MEL_NAME}", f"HDF5_ROLL_PATH={stores / ROLL_NAME}")
     every = ("SAVE_EVERY=1", f"XV_EVERY={max(2, steps // 2)}", f"MAX_STEPS={steps}", "RESUME=auto")
+    if ends:
+        save_snapshot(OnsetVelocityNet(), folder / "network.torch")
+        every += ("TRAIN_ENDS=true", f"SNAPSHOT_INPATH={folder / 'network.torch'}")
 
     def check(output: Path) -> str:
         states = saved_states(output / "training_states")
@@ -233,8 +241,13 @@ def _check_equal_states(path: Path, other: Path) -> None:
     if (one.step, one.epoch, one.batch) != (two.step, two.epoch, two.batch):
         raise BrokenByKillError(f"{path}: ends at step {one.step}, the run left alone at {two.step}")
     different = [name for name in two.model if not _same_bits(one.model[name], two.model[name])]
-    momenta, others = one.optimizer["state"], two.optimizer["state"]
-    different += [i for i in others if not _same_bits(momenta[i]["momentum_buffer"], others[i]["momentum_buffer"])]
+    moments, others = one.optimizer["state"], two.optimizer["state"]
+    different += [
+        f"{name} of weight {i}"
+        for i in others
+        for name in others[i]
+        if not _same_bits(moments[i][name], others[i][name])
+    ]
     if different or one.optimizer["param_groups"] != two.optimizer["param_groups"]:
         raise BrokenByKillError(f"{path}: differs from the run left alone in {different[:3] or 'the learning rate'}")
 
