@@ -86,7 +86,6 @@ def test_an_output_depends_on_frames_within_reach_only():
     used = (spectrum.grad[0].abs().sum(0) + onsets.grad[0].abs().sum(0)).nonzero()
     assert middle - REACH <= used.min() < middle - 60
     assert middle + 60 < used.max() <= middle + REACH
-    assert onsets.grad[0].abs().sum(1).nonzero().tolist() == [[40]]
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -1,8 +1,8 @@
 """The end stage: in which frames notes end, from the spectrum and the onsets that a trained network finds.
 
 A damper that falls shows as levels that drop faster than strings decay. When the pedal comes up, they drop for many
-keys at once, which a second path sees in the whole spectrum. The network's features are of no use here: they are
-trained for onsets.
+keys at once, which a second path sees in the whole spectrum and the onsets of all keys. The network's features are of
+no use here: they are trained for onsets.
 """
 
 import torch
@@ -12,7 +12,7 @@ from torch.nn.functional import leaky_relu, pad
 STEP = 2  # frames: most of the stage runs at half the frame rate, in half the time
 LEVELS = 6  # weighted sums of the spectrum for each key
 CHANNELS, FRAMES, DILATIONS = 16, 5, (1, 2, 4, 8)  # of each key's path
-SPECTRUM_CHANNELS, SPECTRUM_FRAMES, SPECTRUM_DILATIONS = 64, 3, (1, 2, 4, 8, 16)  # of all keys' path
+SPECTRUM_CHANNELS, SPECTRUM_FRAMES, SPECTRUM_DILATIONS = 128, 3, (1, 2, 4, 8, 16)  # of all keys' path
 REACH = 128  # frames to either side that an output depends on, at most
 RARE = -4.0  # logit: few frames end a note
 
@@ -49,7 +49,7 @@ class EndStage(nn.Module):
     """Onset logits (b, keys, t) and normalised log-mel (b, mels, t) -> logits (b, keys, t).
 
     A logit is that of the probability that a note that still sounds ends in this frame. All keys share the weights,
-    except for the sums of the spectrum, and do not depend on each other.
+    except for the sums of the spectrum.
 
     :param momentum: of all batch norms, in PyTorch's sense
     :param slope: of the leaky ReLUs
@@ -61,7 +61,7 @@ class EndStage(nn.Module):
         self.key_levels = nn.Conv1d(mels, LEVELS * keys, 1)
         self.key_input = Strided(1 + LEVELS, CHANNELS, 6, **norm)
         self.spectrum_path = nn.Sequential(
-            Strided(mels, SPECTRUM_CHANNELS, 4, **norm),
+            Strided(mels + keys, SPECTRUM_CHANNELS, 4, **norm),
             *(Residual(SPECTRUM_CHANNELS, SPECTRUM_FRAMES, dilation, **norm) for dilation in SPECTRUM_DILATIONS),
             nn.Conv2d(SPECTRUM_CHANNELS, CHANNELS, 1),
         )
@@ -78,7 +78,8 @@ class EndStage(nn.Module):
         if keys is not None:
             x = x.gather(2, keys[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
         x = self.key_input(x)  # (b, CHANNELS, keys, t / STEP)
-        x = self.readout(self.key_path(x + self.spectrum_path(spectrum[:, :, None])))  # (b, STEP, keys, t / STEP)
+        common = self.spectrum_path(torch.cat([spectrum, onsets], dim=1)[:, :, None])  # (b, CHANNELS, 1, t / STEP)
+        x = self.readout(self.key_path(x + common))  # (b, STEP, keys, t / STEP)
         return x.permute(0, 2, 3, 1).flatten(2)[..., :t]
 
 

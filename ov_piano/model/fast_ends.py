@@ -19,7 +19,7 @@ def prepare_end_stage(stage: EndStage) -> Callable[[Tensor, Tensor], Tensor]:
         t = spectrum.shape[2]
         onsets, spectrum = whole_steps(onsets, spectrum)
         levels = _pointwise(to_levels, spectrum).unflatten(1, (LEVELS, -1))  # (b, LEVELS, keys, t)
-        common = spectrum_input(spectrum)  # (b, channels, t / STEP)
+        common = spectrum_input(torch.cat([spectrum, onsets], dim=1))  # (b, channels, t / STEP)
         for residual in spectrum_path:
             common += residual(common)
         common = _pointwise(to_channels, common).unsqueeze(2)
