@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ov_piano.errors import InputError
 
-DEFAULT_SNAPSHOT = "OnsetsAndVelocities_2026_11_25_12_32_00.380step=4590_f1=0.9288__0.7070.torch"
+DEFAULT_SNAPSHOT = "OnsetsAndVelocities_2026_11_28_13_41_56.078step=2958_f1=0.9431__0.6874.torch"
 _NAME = DEFAULT_SNAPSHOT.removesuffix(".torch")
 IN_WHEEL = (
     DEFAULT_SNAPSHOT,
