@@ -61,14 +61,16 @@ def test_events_of_single_samples_equal_those_of_blocks(transcriber, music):
 
 @pytest.mark.parametrize(("prior_frames", "tolerances"), [(0, (0.02, 8)), (incremental.PRIOR_FRAMES, (0.06, 16))])
 def test_long_look_ahead_gives_the_offline_events(transcriber, music, prior_frames, tolerances, monkeypatch):
-    """In this short recording, the prior mean of the gates matters."""
+    """In this short recording, the prior mean of the gates matters, so that an onset may move by a frame."""
     monkeypatch.setattr(incremental, "PRIOR_FRAMES", prior_frames)
     wave, rate = music
     offline = transcriber(wave, rate)
     stream = StreamingTranscriber(transcriber, settings=StreamSettings(200, 50, 100))
     events = stream_in_blocks(stream, wave, rate, [])
     assert [event.note for event in events] == offline["note"].tolist()
-    np.testing.assert_allclose([event.onset_secs for event in events], offline["onset_secs"], atol=1e-6)
+    moved = np.abs([event.onset_secs for event in events] - offline["onset_secs"]) / FRAME_SECS
+    assert moved.max() < 1.01
+    assert (moved > 0.01).sum() <= (prior_frames > 0)
     np.testing.assert_allclose([event.prob for event in events], offline["prob"], atol=tolerances[0])
     np.testing.assert_allclose([event.velocity for event in events], offline["velocity"], atol=tolerances[1])
 
