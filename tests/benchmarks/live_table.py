@@ -68,7 +68,7 @@ class ConfDef:
     SNAPSHOT_INPATH: str | None = option(None, "snapshot to use; null: the default snapshot")
     SETTINGS: list[str] = option(
         [
-            *("20/3/2/6/0.05", "20/3/2/0/0", "20/3/1/6/0.05", "20/3/3/6/0.05", "14/3/2/6/0.05", "30/3/2/6/0.05"),
+            *("16/3/2/6/0.05", "16/3/2/0/0", "16/3/1/6/0.05", "16/3/3/6/0.05", "8/3/2/6/0.05", "20/3/2/6/0.05"),
             *("14/2/3/6/0.075", "16/1/1/3/0.03", "16/1/1/6/0.075", "16/1/0/3/0.1", "16/1/2/6/0.05"),
         ],
         "past/hop/look-ahead/waiting in frames, and margin: see `StreamSettings`",
@@ -169,7 +169,7 @@ def parse_settings(text: str) -> StreamSettings:
     except ValueError:
         values = ()
     if len(values) != 5:
-        example = "past/hop/look-ahead/waiting/margin such as 20/3/2/6/0.05"
+        example = "past/hop/look-ahead/waiting/margin such as 16/3/2/6/0.05"
         raise InputError(f"SETTINGS: expected {example}, found {text}")
     return StreamSettings(*values)
 
