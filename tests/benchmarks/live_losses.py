@@ -18,35 +18,37 @@ import torch
 from tqdm import tqdm
 
 from ov_piano.cli import run
-from ov_piano.config import POSITIVE, REQUIRED, option
+from ov_piano.config import POSITIVE, option
 from ov_piano.constants import SAMPLE_RATE
 from ov_piano.model import incremental
 from ov_piano.transcription.stream import spool_logmel
 from ov_piano.transcription.streaming import DEFAULT, StreamingTranscriber, StreamSettings
 from ov_piano.transcription.transcriber import Transcriber
-from tests.benchmarks.live_table import Excerpt, f1s, load_excerpts, offline
-
-PATIENT = replace(DEFAULT, look_ahead_frames=DEFAULT.look_ahead_frames + DEFAULT.waiting_frames, waiting_frames=0)
-STREAMS = {  # what it knows or does -> settings, whether floor and gates are known
-    "decides all notes after the look-ahead": (replace(DEFAULT, waiting_frames=0), False, False),
-    "lets uncertain notes wait (the default)": (DEFAULT, False, False),
-    "decides all notes after the longest wait": (PATIENT, False, False),
-    "the default, with the floor of the whole excerpt": (DEFAULT, True, False),
-    "the default, with the gates of the whole excerpt": (DEFAULT, False, True),
-    "the default, with both": (DEFAULT, True, True),
-}
+from tests.benchmarks.live_table import Excerpt, ExcerptsConf, f1s, load_excerpts, offline
 
 
 @dataclass
-class ConfDef:
+class ConfDef(ExcerptsConf):
     """Settings, each overridden by KEY=value."""
 
-    DATA: str = option(REQUIRED, "folders in MAESTRO's layout, separated by commas")
-    SPLIT: str = option("validation", "split to take recordings from")
-    VERSION: int = option(3, "MAESTRO version in the name of the CSV file")
-    RECORDINGS: int = option(20, "number of recordings per folder, evenly spaced in its list", POSITIVE)
-    SECONDS: float = option(30.0, "duration to use from the start of each recording", POSITIVE)
-    SNAPSHOT_INPATH: str | None = option(None, "snapshot to use; null: the default snapshot")
+    PAST: int = option(DEFAULT.past_frames, "frames that the stream recomputes before those to decide", POSITIVE)
+
+
+def streams(default: StreamSettings) -> dict[str, tuple[StreamSettings, bool, bool]]:
+    """What a stream does or knows -> its settings, and whether it knows floor and gates."""
+    longest = default.look_ahead_frames + default.waiting_frames
+    return {
+        "decides all notes after the look-ahead": (replace(default, waiting_frames=0), False, False),
+        "lets uncertain notes wait (the default)": (default, False, False),
+        "decides all notes after the longest wait": (
+            replace(default, look_ahead_frames=longest, waiting_frames=0),
+            False,
+            False,
+        ),
+        "the default, with the floor of the whole excerpt": (default, True, False),
+        "the default, with the gates of the whole excerpt": (default, False, True),
+        "the default, with both": (default, True, True),
+    }
 
 
 @contextmanager
@@ -98,7 +100,7 @@ def main(conf: ConfDef) -> None:
     transcriber, excerpts = Transcriber(conf.SNAPSHOT_INPATH, device="cpu"), load_excerpts(conf)
     whole = offline(transcriber, excerpts)
     print("| a stream that | onsets | onsets+velocities |\n|---|---|---|", flush=True)
-    for what, how in STREAMS.items():
+    for what, how in streams(replace(DEFAULT, past_frames=conf.PAST)).items():
         found = [stream(transcriber, e, *how) for e in tqdm(excerpts, desc=what, disable=None, leave=False)]
         print("| {} | {:.2f} | {:.2f} |".format(what, *(whole - f1s(excerpts, found))), flush=True)
 

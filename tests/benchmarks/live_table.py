@@ -57,15 +57,21 @@ NAMES = {DEFAULT: " (default)", FAST: " (`FAST`)"}
 
 
 @dataclass
-class ConfDef:
-    """Settings, each overridden by KEY=value."""
+class ExcerptsConf:
+    """Settings for what to transcribe."""
 
     DATA: str = option(REQUIRED, "folders in MAESTRO's layout, separated by commas")
     SPLIT: str = option("validation", "split to take recordings from")
     VERSION: int = option(3, "MAESTRO version in the name of the CSV file")
-    RECORDINGS: int = option(8, "number of recordings per folder, evenly spaced in its list", POSITIVE)
+    RECORDINGS: int = option(20, "number of recordings per folder, evenly spaced in its list", POSITIVE)
     SECONDS: float = option(30.0, "duration to use from the start of each recording", POSITIVE)
     SNAPSHOT_INPATH: str | None = option(None, "snapshot to use; null: the default snapshot")
+
+
+@dataclass
+class ConfDef(ExcerptsConf):
+    """Settings, each overridden by KEY=value."""
+
     SETTINGS: list[str] = option(
         [
             *("16/3/2/6/0.05", "16/3/2/0/0", "16/3/1/6/0.05", "16/3/3/6/0.05", "8/3/2/6/0.05", "20/3/2/6/0.05"),
@@ -97,7 +103,7 @@ def load_excerpt(audio: Path, midi: Path, seconds: float) -> Excerpt:
     return Excerpt(wave, reference[reference[:, 0] < len(wave) / SAMPLE_RATE])
 
 
-def load_excerpts(conf: ConfDef) -> list[Excerpt]:
+def load_excerpts(conf: ExcerptsConf) -> list[Excerpt]:
     excerpts = []
     for folder in conf.DATA.split(","):
         recordings = load_recordings(folder, conf.VERSION, splits=[conf.SPLIT])
