@@ -35,7 +35,8 @@ def test_clear_ends_are_those_of_a_whole_recording(seed, hop, frames):
     onsets = np.argwhere(draws.random((frames, KEYS)) < 0.03)  # (n, 2) frame and key
     whole = NoteEnds()
     whole.add(logits.sigmoid())
-    whole.ask(onsets[:, 1], onsets[:, 0])
+    whole.strike(onsets[:, 1], onsets[:, 0])
+    whole.ask(onsets[:, 1], onsets[:, 0], frames)
     expected = (whole.finish() + END_IN_FRAME) * FRAME_SECS
 
     ends, struck, kept = StreamingEnds(lambda first, _: first), 0, 0

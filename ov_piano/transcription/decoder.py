@@ -17,6 +17,7 @@ class Decoder:
         taps = torch.arange(settings.gauss_ksize, dtype=torch.float64) - settings.gauss_ksize // 2
         kernel = torch.exp(-0.5 * (taps / settings.gauss_std) ** 2)
         self.kernel = (kernel / kernel.sum()).float()  # (gauss_ksize,)
+        self.reach = len(taps) // 2 + 1  # frames to either side that an event depends on: blur, then the neighbours
 
     @torch.no_grad()
     def __call__(self, onset_probs: Tensor, velocities: Tensor, threshold: float) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ov_piano.constants import FRAME_SECS, LOWEST_NOTE
 from ov_piano.settings import Chunking
 from ov_piano.transcription.decoder import Decoder
-from ov_piano.transcription.note_ends import END_IN_FRAME, NoteEnds
+from ov_piano.transcription.note_ends import END_IN_FRAME, STRIKE, NoteEnds
 from ov_piano.transcription.strided import Infer, Read, onset_velocity_pieces
 
 MAX_VELOCITY = 127  # MIDI velocity of a network output of 1.0
@@ -37,21 +37,26 @@ def detect_events(
     """
 
     ends: NoteEnds | None = None
+    heard = 0  # frames
 
     def reporting(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-        nonlocal ends
+        nonlocal ends, heard
         for piece in pieces:
             progress(piece.shape[2] * frame_secs)
+            heard += piece.shape[2]
             if len(piece) > 2:
                 ends = ends or NoteEnds()
                 ends.add(piece[2])
             yield piece
 
     tables = []
-    for table in decode_pieces(decoder, reporting(onset_velocity_pieces(infer, read, frames, chunking)), threshold):
-        tables.append(table)
+    pieces = reporting(onset_velocity_pieces(infer, read, frames, chunking))
+    for table in decode_pieces(decoder, pieces, min(threshold, STRIKE)):
+        tables.append(table[table["prob"] >= threshold])
         if ends is not None:
-            ends.ask(table["key"].to_numpy(), table["t_idx"].to_numpy())
+            strikes = table[table["prob"] >= STRIKE]
+            ends.strike(strikes["key"].to_numpy(), strikes["t_idx"].to_numpy())
+            ends.ask(tables[-1]["key"].to_numpy(), tables[-1]["t_idx"].to_numpy(), heard - decoder.reach)
     found = pd.concat(tables, ignore_index=True)
     events = pd.DataFrame(
         {
@@ -69,17 +74,16 @@ def detect_events(
 def decode_pieces(decoder: Decoder, pieces: Iterable[Tensor], threshold: float) -> Iterator[pd.DataFrame]:
     """Events of consecutive ``pieces`` (2 or more, keys, t), as if decoded in one go; yields tables in order of time.
 
-    An event depends on ``reach`` frames to either side, so each piece is decoded with the end of the previous one.
+    An event depends on frames to either side, so each piece is decoded with the end of the previous one.
     """
-    reach = len(decoder.kernel) // 2 + 1  # blur, then comparison with the neighbours
     kept, begin, settled = None, 0, 0  # maps from frame `begin` on; events before frame `settled` are yielded
     for piece in pieces:
         kept = piece if kept is None else torch.cat([kept, piece], dim=2)
-        ready = begin + kept.shape[2] - reach
+        ready = begin + kept.shape[2] - decoder.reach
         if ready > settled:
             yield _decode(decoder, kept, threshold, begin, range(settled, ready))
             settled = ready
-            keep_from = max(begin, settled - reach)
+            keep_from = max(begin, settled - decoder.reach)
             kept, begin = kept[:, :, keep_from - begin :], keep_from
     yield _decode(decoder, kept, threshold, begin, range(settled, begin + kept.shape[2]))
 

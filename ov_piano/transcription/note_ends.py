@@ -2,10 +2,11 @@
 
 From it follows how likely a note is to end in each frame after its onset. Of these frames, its end is the one with the
 best chance to be close enough to the true end: within 50 ms or 20 % of the note's length, as in the scores (see
-`Tolerances`). A note ends no later than
+`Tolerances`). An onset of the same key of a probability of `STRIKE` or more counts as an end, whatever the threshold.
+A note ends no later than
 
-- the next onset of its key. This depends on which onsets are kept, so tables contain the ends without it, and
-  :func:`end_by_next_onset` applies it;
+- the next onset of its key. Which onsets are kept depends on the threshold, so tables contain ends that may be later,
+  and :func:`end_by_next_onset` applies it;
 - the end of the recording;
 - `LONGEST_FRAMES` after its onset.
 """
@@ -21,7 +22,8 @@ from ov_piano.settings import Tolerances
 
 HORIZONS = (50, 200, 800)  # frames; most notes end within the first
 LONGEST_FRAMES = HORIZONS[-1]  # of a note, 19 s
-END_IN_FRAME = 0.5  # a note ends within its end frame, on average in the middle
+STRIKE = 0.65  # probability of an onset that ends the note before, for the search of likely ends
+END_IN_FRAME = 0.7  # where in its end frame a note ends: best on validation recordings
 SHARE = 0.9  # of the tolerances; the rest is left to the error of the onset
 CENTRE_SHARE, CENTRE_WEIGHT = 0.3, 0.05  # prefers the middle of equally good ends
 SHORTEST_SECS = 0.001  # of a note that a shift moves to the beginning
@@ -39,16 +41,23 @@ class NoteEnds:
     def add(self, piece: Tensor) -> None:
         """The next piece of the map: probabilities (keys, t)."""
         frames = self._begin + self._map.shape[1]
-        while self._notes and self._notes[0][1].max() + LONGEST_FRAMES < frames:
-            self._settle()
         begin = max(self._begin, min([frames - LONGEST_FRAMES, *(onsets.min() for _, onsets in self._notes)]))
         self._map = np.concatenate([self._map[:, begin - self._begin :], piece.cpu().numpy()], axis=1)
         self._begin = begin
 
-    def ask(self, keys: np.ndarray, onsets: np.ndarray) -> None:
-        """Further notes: keys (0-87) and onset frames, (n,) each, at most `LONGEST_FRAMES` before the last piece."""
+    def strike(self, keys: np.ndarray, onsets: np.ndarray) -> None:
+        """Onsets that end the notes before them: keys (0-87) and frames, (n,) each, up to the last piece.
+
+        At most `LONGEST_FRAMES` before it.
+        """
+        mark_strikes(self._map, keys, onsets - self._begin)
+
+    def ask(self, keys: np.ndarray, onsets: np.ndarray, until: int) -> None:
+        """Further notes, as in `strike`; there are no more notes or strikes before frame ``until``."""
         if len(keys):
             self._notes.append((keys, onsets))
+        while self._notes and self._notes[0][1].max() + LONGEST_FRAMES < until:
+            self._settle()
 
     def finish(self) -> np.ndarray:
         """End frames (n,) of all notes, in the order in which they were asked for; the recording is over."""
@@ -60,6 +69,15 @@ class NoteEnds:
     def _settle(self) -> None:
         keys, onsets = self._notes.popleft()
         self._ends.append(likely_ends(self._map, keys, onsets - self._begin) + self._begin)
+
+
+def mark_strikes(ends: np.ndarray, keys: np.ndarray, onsets: np.ndarray) -> None:
+    """Let notes end where their key is struck again: set probabilities in ``ends`` (keys, t) to 1.
+
+    In the frame before the onset, after which the note certainly has ended.
+    """
+    inside = onsets > 0
+    ends[keys[inside], onsets[inside] - 1] = 1
 
 
 def likely_ends(ends: np.ndarray, keys: np.ndarray, onsets: np.ndarray) -> np.ndarray:

@@ -15,7 +15,14 @@ from torch import Tensor
 
 from ov_piano.constants import FRAME_SECS, KEYS, LOWEST_NOTE
 from ov_piano.model.end_stage import REACH, STEP
-from ov_piano.transcription.note_ends import END_IN_FRAME, LONGEST_FRAMES, SHORTEST_SECS, likely_ends, survival
+from ov_piano.transcription.note_ends import (
+    END_IN_FRAME,
+    LONGEST_FRAMES,
+    SHORTEST_SECS,
+    likely_ends,
+    mark_strikes,
+    survival,
+)
 
 KEPT_ENDS = 10_000  # for `take`
 HOP = 8  # frames between two runs of the stage
@@ -99,8 +106,10 @@ class StreamingEnds:
             if last:
                 probabilities = np.pad(probabilities, ((0, 0), (0, 1)), constant_values=1)
             onsets = np.array([note.frame - self._first for note in notes])
+            struck_again = np.array([note.limit is not None and note.limit <= until for note in notes])
+            struck = np.flatnonzero(struck_again)
+            mark_strikes(probabilities, struck, np.array([notes[i].limit - self._first for i in struck], int))
             sounds = survival(probabilities, np.arange(len(notes)), onsets, probabilities.shape[1])[:, -1]
-            struck_again = [note.limit is not None and note.limit <= until for note in notes]
             ended = np.flatnonzero((sounds < ENDED) | struck_again)
             frames = likely_ends(probabilities, ended, onsets[ended]) + self._first
             for index, frame in zip(ended.tolist(), frames.tolist(), strict=True):
