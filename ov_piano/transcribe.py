@@ -49,7 +49,7 @@ class Files:
     OUT: str = option("out/transcriptions", "output folder; for a single recording, also the path of its .mid file")
     SNAPSHOT_INPATH: str | None = option(None, "network weights; null: the shipped snapshot")
     THRESHOLD: float | None = option(None, "onset probability threshold; null: the snapshot's", FRACTION)
-    SHIFT: float | None = option(None, "time shift of all onsets in seconds; null: the snapshot's")
+    SHIFT: float | None = option(None, "time shift of all notes in seconds; null: the snapshot's")
     NOTE_SECS: float = option(
         NOTE_SECS,
         "duration in seconds of notes without a detected end; the key's next onset ends a note earlier",

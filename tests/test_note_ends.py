@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ov_piano.constants import FRAME_SECS
-from ov_piano.settings import Tolerances
+from ov_piano.settings import Chunking, DecoderSettings, Tolerances
+from ov_piano.transcription.decoder import Decoder
+from ov_piano.transcription.events import detect_events
 from ov_piano.transcription.note_ends import (
     CENTRE_SHARE,
     CENTRE_WEIGHT,
@@ -156,6 +158,46 @@ def test_a_note_that_may_sound_long_lasts_until_its_key_is_struck_again():
     assert 50 * (1 - Tolerances.offset_ratio) <= lasting <= 50
     early = one_key([0.01] * 10 + [0.9] + [0.01] * 289)
     assert ends_of(early, [40, 40], [0, 50], strikes=True)[0] in (9, 10, 11)
+
+
+def detect(maps: torch.Tensor, threshold: float, chunking: Chunking) -> pd.DataFrame:
+    """Events from onset probabilities, velocities and ends (3, 88, t), through a network that returns its input."""
+    logits = maps.clamp(1e-6, 1 - 1e-6).logit().flatten(0, 1)
+    return detect_events(
+        lambda chunk: tuple(chunk[:, 88 * n : 88 * (n + 1), 1:] for n in range(3)),
+        Decoder(DecoderSettings(gauss_std=0.01)),
+        lambda begin, end: logits[:, begin:end],
+        maps.shape[2],
+        threshold=threshold,
+        chunking=chunking,
+    )
+
+
+@pytest.mark.parametrize("chunking", [Chunking(400, 0), Chunking(60, 20), Chunking(14, 12)])
+def test_ends_do_not_depend_on_the_threshold_or_the_chunks(chunking):
+    draws = torch.Generator().manual_seed(0)
+    maps = torch.full((3, 88, 400), 0.01)
+    maps[0][torch.rand(88, 400, generator=draws) < 0.02] = 0.5
+    maps[0] += 0.45 * torch.rand(88, 400, generator=draws) * (maps[0] > 0.1)
+    low, high = (detect(maps, threshold, chunking) for threshold in (0.3, 0.775))
+    assert 100 < len(high) < len(low)
+    pd.testing.assert_frame_equal(low[low["prob"] >= 0.775].reset_index(drop=True), high)
+    pd.testing.assert_frame_equal(detect(maps, 0.775, Chunking(401, 0)), high)
+
+
+@pytest.mark.parametrize(("prob", "ends"), [(0.5, False), (0.7, True), (0.9, True)])
+def test_a_probable_onset_ends_the_note_before_whether_it_is_an_event_or_not(prob, ends):
+    maps = torch.full((3, 88, 300), 0.002)
+    maps[0, 40, 10], maps[0, 40, 50] = 0.95, prob
+    first = detect(maps, 0.775, Chunking(400, 0)).iloc[0]
+    assert first["onset_secs"] == pytest.approx(10 * FRAME_SECS)
+    assert (first["offset_secs"] <= 50 * FRAME_SECS) == ends
+
+
+def test_no_note_ends_after_the_recording():
+    maps = torch.full((3, 88, 30), 1e-4)
+    maps[0, 40, 20] = 0.95
+    assert detect(maps, 0.775, Chunking(400, 0))["offset_secs"].tolist() == [30 * FRAME_SECS]
 
 
 def events_of(*rows: tuple) -> pd.DataFrame:

@@ -132,7 +132,7 @@ def test_decoding_does_not_depend_on_the_pieces(sizes, seed, threshold):
     draw = torch.Generator().manual_seed(seed)
     maps = torch.rand(2, 4, sum(sizes), generator=draw).round(decimals=1)  # with ties
     whole = Decoder()(maps[None, 0], maps[None, 1], threshold)
-    pieces = pd.concat(list(decode_pieces(Decoder(), maps.split(sizes, dim=2), threshold)))
+    pieces = pd.concat([table for table, _ in decode_pieces(Decoder(), maps.split(sizes, dim=2), threshold)])
     pd.testing.assert_frame_equal(pieces.sort_values(["key", "t_idx"], ignore_index=True), whole)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ov_piano.constants import FRAME_SECS, KEYS, LOWEST_NOTE
 from ov_piano.model import incremental
-from ov_piano.transcription.note_ends import END_IN_FRAME, NoteEnds
+from ov_piano.transcription.note_ends import END_IN_FRAME, LONGEST_FRAMES, NoteEnds
 from ov_piano.transcription.streaming import DEFAULT, StreamingTranscriber, StreamSettings
 from ov_piano.transcription.streaming_ends import LAG_SECS, StreamingEnds
 
@@ -37,7 +37,7 @@ def test_clear_ends_are_those_of_a_whole_recording(seed, hop, frames):
     whole.add(logits.sigmoid())
     whole.strike(onsets[:, 1], onsets[:, 0])
     whole.ask(onsets[:, 1], onsets[:, 0], frames)
-    expected = (whole.finish() + END_IN_FRAME) * FRAME_SECS
+    expected = np.minimum(whole.finish() + END_IN_FRAME, frames) * FRAME_SECS
 
     ends, struck, kept = StreamingEnds(lambda first, _: first), 0, 0
     for until in [*range(hop, frames - 1, hop), frames - 1]:
@@ -59,6 +59,21 @@ def test_clear_ends_are_those_of_a_whole_recording(seed, hop, frames):
         secs = min(end, *following) if len(following) else end
         assert abs(found.pop((frame, key)) - secs) <= max(2 * FRAME_SECS, 0.1 * (secs - frame * FRAME_SECS))
     assert found == {}
+
+
+def test_a_note_that_never_ends_is_ended_and_forgotten():
+    logits = torch.full((1, KEYS, 2000), -12.0)
+    ends = StreamingEnds(lambda first, _: first)
+    ends.strike(40, 5, 5 * FRAME_SECS, 0.0)
+    widest = 0
+    for begin in range(1, 2000, 50):
+        piece = logits[:, :, begin : begin + 50]
+        ends.add((piece, piece), piece.shape[2], 0)
+        ends.search(begin + 40)
+        widest = max(widest, ends._map.shape[1])
+    (end,) = ends.take()
+    assert 0.9 * LONGEST_FRAMES < end.offset_secs / FRAME_SECS - 5 <= LONGEST_FRAMES + 1
+    assert widest < LONGEST_FRAMES + 200
 
 
 def test_every_note_ends_once_and_within_the_latency(transcriber, music):

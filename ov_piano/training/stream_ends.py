@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ov_piano.transcription.streaming import EDGE_FRAMES
 
-HEAVY_FRAMES = 8  # as many as a stream recomputes
+HEAVY_FRAMES = 8  # those that a stream may still decide about: its look-ahead and its waiting
 
 
 def with_stream_end(logmel: Tensor) -> Tensor:

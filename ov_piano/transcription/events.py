@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -37,13 +38,11 @@ def detect_events(
     """
 
     ends: NoteEnds | None = None
-    heard = 0  # frames
 
     def reporting(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
-        nonlocal ends, heard
+        nonlocal ends
         for piece in pieces:
             progress(piece.shape[2] * frame_secs)
-            heard += piece.shape[2]
             if len(piece) > 2:
                 ends = ends or NoteEnds()
                 ends.add(piece[2])
@@ -51,12 +50,12 @@ def detect_events(
 
     tables = []
     pieces = reporting(onset_velocity_pieces(infer, read, frames, chunking))
-    for table in decode_pieces(decoder, pieces, min(threshold, STRIKE)):
+    for table, until in decode_pieces(decoder, pieces, min(threshold, STRIKE)):
         tables.append(table[table["prob"] >= threshold])
         if ends is not None:
             strikes = table[table["prob"] >= STRIKE]
             ends.strike(strikes["key"].to_numpy(), strikes["t_idx"].to_numpy())
-            ends.ask(tables[-1]["key"].to_numpy(), tables[-1]["t_idx"].to_numpy(), heard - decoder.reach)
+            ends.ask(tables[-1]["key"].to_numpy(), tables[-1]["t_idx"].to_numpy(), until)
     found = pd.concat(tables, ignore_index=True)
     events = pd.DataFrame(
         {
@@ -67,25 +66,27 @@ def detect_events(
         }
     )
     if ends is not None:
-        events.insert(1, "offset_secs", (ends.finish() + END_IN_FRAME) * frame_secs)
+        events.insert(1, "offset_secs", np.minimum(ends.finish() + END_IN_FRAME, frames) * frame_secs)
     return events.sort_values(["onset_secs", "note"], ignore_index=True)
 
 
-def decode_pieces(decoder: Decoder, pieces: Iterable[Tensor], threshold: float) -> Iterator[pd.DataFrame]:
-    """Events of consecutive ``pieces`` (2 or more, keys, t), as if decoded in one go; yields tables in order of time.
+def decode_pieces(decoder: Decoder, pieces: Iterable[Tensor], threshold: float) -> Iterator[tuple[pd.DataFrame, int]]:
+    """Events of consecutive ``pieces`` (2 or more, keys, t), as if decoded in one go.
 
-    An event depends on frames to either side, so each piece is decoded with the end of the previous one.
+    Yields tables in order of time, each with the frame before which there are no further events. An event depends on
+    frames to either side, so each piece is decoded with the end of the previous one.
     """
     kept, begin, settled = None, 0, 0  # maps from frame `begin` on; events before frame `settled` are yielded
     for piece in pieces:
         kept = piece if kept is None else torch.cat([kept, piece], dim=2)
         ready = begin + kept.shape[2] - decoder.reach
         if ready > settled:
-            yield _decode(decoder, kept, threshold, begin, range(settled, ready))
+            yield _decode(decoder, kept, threshold, begin, range(settled, ready)), ready
             settled = ready
             keep_from = max(begin, settled - decoder.reach)
             kept, begin = kept[:, :, keep_from - begin :], keep_from
-    yield _decode(decoder, kept, threshold, begin, range(settled, begin + kept.shape[2]))
+    end = begin + kept.shape[2]
+    yield _decode(decoder, kept, threshold, begin, range(settled, end)), end
 
 
 def _decode(decoder: Decoder, maps: Tensor, threshold: float, begin: int, wanted: range) -> pd.DataFrame:

@@ -2,11 +2,11 @@
 
 From it follows how likely a note is to end in each frame after its onset. Of these frames, its end is the one with the
 best chance to be close enough to the true end: within 50 ms or 20 % of the note's length, as in the scores (see
-`Tolerances`). An onset of the same key of a probability of `STRIKE` or more counts as an end, whatever the threshold.
-A note ends no later than
+`Tolerances`). An onset of the same key with a probability of at least `STRIKE` counts as an end, event or not. A note
+ends no later than
 
-- the next onset of its key. Which onsets are kept depends on the threshold, so tables contain ends that may be later,
-  and :func:`end_by_next_onset` applies it;
+- the next event of its key. Events depend on the threshold, so tables hold ends without this limit, and
+  :func:`end_by_next_onset` applies it;
 - the end of the recording;
 - `LONGEST_FRAMES` after its onset.
 """
@@ -22,8 +22,8 @@ from ov_piano.settings import Tolerances
 
 HORIZONS = (50, 200, 800)  # frames; most notes end within the first
 LONGEST_FRAMES = HORIZONS[-1]  # of a note, 19 s
-STRIKE = 0.65  # probability of an onset that ends the note before, for the search of likely ends
-END_IN_FRAME = 0.7  # where in its end frame a note ends: best on validation recordings
+STRIKE = 0.65  # onset probability; of 0.1 to 0.75, all from 0.5 up score nearly the same on validation recordings
+END_IN_FRAME = 0.7  # where in its end frame a note ends: best on validation recordings (5 ms after the middle)
 SHARE = 0.9  # of the tolerances; the rest is left to the error of the onset
 CENTRE_SHARE, CENTRE_WEIGHT = 0.3, 0.05  # prefers the middle of equally good ends
 SHORTEST_SECS = 0.001  # of a note that a shift moves to the beginning
@@ -46,14 +46,17 @@ class NoteEnds:
         self._begin = begin
 
     def strike(self, keys: np.ndarray, onsets: np.ndarray) -> None:
-        """Onsets that end the notes before them: keys (0-87) and frames, (n,) each, up to the last piece.
+        """Onsets that end earlier notes of their keys: keys (0-87) and frames, (n,) each.
 
-        At most `LONGEST_FRAMES` before it.
+        Not after the last piece, and at most `LONGEST_FRAMES` before it. Call it before `ask` for the same frames.
         """
         mark_strikes(self._map, keys, onsets - self._begin)
 
     def ask(self, keys: np.ndarray, onsets: np.ndarray, until: int) -> None:
-        """Further notes, as in `strike`; there are no more notes or strikes before frame ``until``."""
+        """Notes whose ends to find: keys and onset frames, as in `strike`.
+
+        :param until: all notes and strikes before this frame have been given
+        """
         if len(keys):
             self._notes.append((keys, onsets))
         while self._notes and self._notes[0][1].max() + LONGEST_FRAMES < until:

@@ -1,7 +1,8 @@
 """Note ends in a stream: the end stage over the latest frames, a few times a second.
 
 An end is known as soon as the note has more likely ended than not. It is then chosen as in ``note_ends.py``, among the
-frames that `LAG` later ones have followed, since the stage needs to hear what comes after an end.
+frames that `LAG` later ones have followed, since the stage needs to hear what comes after an end. Here the onsets that
+count as ends are the events of the stream.
 """
 
 from collections import deque
@@ -28,7 +29,7 @@ KEPT_ENDS = 10_000  # for `take`
 HOP = 8  # frames between two runs of the stage
 LAG = 10  # frames that must follow a frame before its probabilities are final
 LAG_SECS = (LAG + HOP) * FRAME_SECS  # from the frame in which an end becomes likely until it is known
-ENDED = 0.5  # probability of an end that is searched for
+ENDED = 0.5  # a note has ended if it sounds with less than this probability
 
 
 class NoteEnd(NamedTuple):
@@ -110,10 +111,11 @@ class StreamingEnds:
             struck = np.flatnonzero(struck_again)
             mark_strikes(probabilities, struck, np.array([notes[i].limit - self._first for i in struck], int))
             sounds = survival(probabilities, np.arange(len(notes)), onsets, probabilities.shape[1])[:, -1]
-            ended = np.flatnonzero((sounds < ENDED) | struck_again)
+            too_long = onsets + LONGEST_FRAMES < until - self._first
+            ended = np.flatnonzero((sounds < ENDED) | struck_again | too_long)
             frames = likely_ends(probabilities, ended, onsets[ended]) + self._first
             for index, frame in zip(ended.tolist(), frames.tolist(), strict=True):
-                self._end(notes[index], frame if sounds[index] < ENDED else None, struck_again[index])
+                self._end(notes[index], min(frame + END_IN_FRAME, known))
         needed = max(self._first, min([known - LONGEST_FRAMES, *(note.frame for note in self._notes)]))
         self._map, self._first = self._map[:, needed - self._first :], needed
 
@@ -123,11 +125,10 @@ class StreamingEnds:
         self._ended.clear()
         return ended
 
-    def _end(self, note: _Sounding, frame: int | None, struck_again: bool) -> None:
-        """The note ends in ``frame``, if known, at the latest when its key is struck again."""
-        times = [] if frame is None else [(frame + END_IN_FRAME) * FRAME_SECS]
-        if struck_again:
-            times.append(note.limit * FRAME_SECS)
-        offset = max(min(times) + note.shift, note.onset_secs + SHORTEST_SECS)
+    def _end(self, note: _Sounding, end: float) -> None:
+        """The note ends at ``end`` in frames, at the latest when its key is struck again."""
+        if note.limit is not None:
+            end = min(end, note.limit)
+        offset = max(end * FRAME_SECS + note.shift, note.onset_secs + SHORTEST_SECS)
         self._ended.append(NoteEnd(note.onset_secs, offset, note.key + LOWEST_NOTE))
         self._notes.remove(note)

@@ -1,7 +1,7 @@
 """Transcribe recordings: audio in, table of note events out.
 
 transcriber = Transcriber()                      # the default snapshot
-events = transcriber("recording.wav")            # onset_secs, note, velocity, prob
+events = transcriber("recording.wav")            # onset_secs, offset_secs, note, velocity, prob
 events = transcriber(wave, sample_rate=44_100)   # numpy array or tensor
 """
 
@@ -47,7 +47,7 @@ class Transcriber:
 
     :param snapshot: path to the weights; None: the default snapshot
     :param threshold: minimum probability of an event; None: the snapshot's own
-    :param shift: seconds added to every onset; None: the snapshot's own
+    :param shift: seconds added to all times; None: the snapshot's own
     :param device: "cpu", "cuda", "cuda:1" …
     :param chunking: how to split long recordings; default: chunks of 300 s with an overlap of 11 s
     :param ends: path to the weights for note ends; None: the file beside the snapshot, if any
