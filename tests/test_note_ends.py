@@ -15,7 +15,9 @@ from ov_piano.transcription.note_ends import (
     CENTRE_SHARE,
     CENTRE_WEIGHT,
     LONGEST_FRAMES,
+    NOT_STRUCK,
     SHARE,
+    STRIKE_FRAMES,
     NoteEnds,
     end_by_next_onset,
     likely_ends,
@@ -118,7 +120,8 @@ def test_long_notes_and_long_recordings():
     generator = torch.Generator().manual_seed(0)
     ends = torch.where(torch.rand(88, 3000, generator=generator) < 0.003, 0.7, 1e-4)
     keys, onsets = np.arange(88).repeat(3), np.tile([10, 700, 2500], 88)
-    whole = likely_ends(np.pad(ends.numpy(), ((0, 0), (0, 1)), constant_values=1), keys, onsets).tolist()
+    padded, strikes = np.pad(ends.numpy(), ((0, 0), (0, 1)), constant_values=1), np.full(len(keys), NOT_STRUCK)
+    whole = likely_ends(padded, keys, onsets, strikes).tolist()
     assert whole == ends_of(ends, keys.tolist(), onsets.tolist(), (800, 1500, 1501, 2900))
     assert max(np.array(whole) - onsets) > 500
     some = slice(0, 30, 7)
@@ -144,9 +147,14 @@ def test_a_strike_ends_the_note_before_however_the_map_is_cut(seed, cuts, lag):
     onsets = np.unique(draws.integers(0, 2500, 60))
     keys = draws.integers(40, 43, len(onsets))
     found = ends_of(ends, keys.tolist(), onsets.tolist(), tuple(cuts), lag, strikes=True)
-    struck = np.pad(ends.numpy(), ((0, 0), (0, 1)), constant_values=1)
-    struck[keys[onsets > 0], onsets[onsets > 0] - 1] = 1
-    assert found == likely_ends(struck, keys, onsets).tolist()
+    padded = np.pad(ends.numpy(), ((0, 0), (0, 1)), constant_values=1)
+    later = [onsets[(keys == key) & (onsets > onset)] for key, onset in zip(keys, onsets, strict=True)]
+    strikes = np.array([min([*(new - onset), NOT_STRUCK]) for new, onset in zip(later, onsets, strict=True)])
+    strikes[strikes > STRIKE_FRAMES] = NOT_STRUCK
+    assert 0 < (strikes == NOT_STRUCK).sum() < len(strikes)
+    assert found == likely_ends(padded, keys, onsets, strikes).tolist()
+    alone = likely_ends(padded, keys, onsets, np.full(len(keys), NOT_STRUCK))
+    assert (np.array(found)[strikes == NOT_STRUCK] == alone[strikes == NOT_STRUCK]).all()
 
 
 def test_a_note_that_may_sound_long_lasts_until_its_key_is_struck_again():

@@ -2,8 +2,8 @@
 
 From it follows how likely a note is to end in each frame after its onset. Of these frames, its end is the one with the
 best chance to be close enough to the true end: within 50 ms or 20 % of the note's length, as in the scores (see
-`Tolerances`). An onset of the same key with a probability of at least `STRIKE` counts as an end, event or not. A note
-ends no later than
+`Tolerances`). An onset of the same key with a probability of at least `STRIKE`, within `STRIKE_FRAMES`, counts as an
+end, event or not. A note ends no later than
 
 - the next event of its key. Events depend on the threshold, so tables hold ends without this limit, and
   :func:`end_by_next_onset` applies it;
@@ -22,7 +22,9 @@ from ov_piano.settings import Tolerances
 
 HORIZONS = (50, 200, 800)  # frames; most notes end within the first
 LONGEST_FRAMES = HORIZONS[-1]  # of a note, 19 s
+NOT_STRUCK = 1_000_000  # instead of a number of frames
 STRIKE = 0.65  # onset probability; of 0.1 to 0.75, all from 0.5 up score nearly the same on validation recordings
+STRIKE_FRAMES = 84  # 2 s; later ones gain nothing, and stretch notes whose end is uncertain
 END_IN_FRAME = 0.7  # where in its end frame a note ends: best on validation recordings (5 ms after the middle)
 SHARE = 0.9  # of the tolerances; the rest is left to the error of the onset
 CENTRE_SHARE, CENTRE_WEIGHT = 0.3, 0.05  # prefers the middle of equally good ends
@@ -34,6 +36,7 @@ class NoteEnds:
 
     def __init__(self) -> None:
         self._map = np.zeros((KEYS, 0), np.float32)
+        self._struck = np.zeros((KEYS, 0), bool)
         self._begin = 0  # frame at which the map starts
         self._notes: deque[tuple[np.ndarray, np.ndarray]] = deque()  # keys and onsets of those without an end
         self._ends: list[np.ndarray] = []
@@ -43,6 +46,7 @@ class NoteEnds:
         frames = self._begin + self._map.shape[1]
         begin = max(self._begin, min([frames - LONGEST_FRAMES, *(onsets.min() for _, onsets in self._notes)]))
         self._map = np.concatenate([self._map[:, begin - self._begin :], piece.cpu().numpy()], axis=1)
+        self._struck = np.concatenate([self._struck[:, begin - self._begin :], np.zeros(piece.shape, bool)], axis=1)
         self._begin = begin
 
     def strike(self, keys: np.ndarray, onsets: np.ndarray) -> None:
@@ -50,7 +54,7 @@ class NoteEnds:
 
         Not after the last piece, and at most `LONGEST_FRAMES` before it. Call it before `ask` for the same frames.
         """
-        mark_strikes(self._map, keys, onsets - self._begin)
+        self._struck[keys, onsets - self._begin] = True
 
     def ask(self, keys: np.ndarray, onsets: np.ndarray, until: int) -> None:
         """Notes whose ends to find: keys and onset frames, as in `strike`.
@@ -71,27 +75,24 @@ class NoteEnds:
 
     def _settle(self) -> None:
         keys, onsets = self._notes.popleft()
-        self._ends.append(likely_ends(self._map, keys, onsets - self._begin) + self._begin)
+        onsets = onsets - self._begin
+        struck = np.pad(self._struck, ((0, 0), (0, STRIKE_FRAMES)))
+        struck = struck[keys[:, None], onsets[:, None] + np.arange(1, STRIKE_FRAMES + 1)]
+        strikes = np.where(struck.any(axis=1), struck.argmax(axis=1) + 1, NOT_STRUCK)
+        self._ends.append(likely_ends(self._map, keys, onsets, strikes) + self._begin)
 
 
-def mark_strikes(ends: np.ndarray, keys: np.ndarray, onsets: np.ndarray) -> None:
-    """Let notes end where their key is struck again: set probabilities in ``ends`` (keys, t) to 1.
-
-    In the frame before the onset, after which the note certainly has ended.
-    """
-    inside = onsets > 0
-    ends[keys[inside], onsets[inside] - 1] = 1
-
-
-def likely_ends(ends: np.ndarray, keys: np.ndarray, onsets: np.ndarray) -> np.ndarray:
+def likely_ends(ends: np.ndarray, keys: np.ndarray, onsets: np.ndarray, strikes: np.ndarray) -> np.ndarray:
     """End frames (n,) of the notes with these keys and onset frames (n,) each, from probabilities (keys, t).
 
     No note ends after the last frame.
+
+    :param strikes: frames from each onset to the next of its key, (n,), or `NOT_STRUCK`
     """
     lengths = np.ones(len(keys), np.int64)
     left = np.arange(len(keys))
     for horizon in HORIZONS:
-        sounding = survival(ends, keys[left], onsets[left], horizon)
+        sounding = survival(ends, keys[left], onsets[left], horizon, strikes[left])
         if horizon == LONGEST_FRAMES:
             sounding[:, -1] = 0
         first, last = accepted_lengths(horizon, SHARE)
@@ -106,14 +107,17 @@ def likely_ends(ends: np.ndarray, keys: np.ndarray, onsets: np.ndarray) -> np.nd
     return np.minimum(onsets + lengths, ends.shape[1] - 1)
 
 
-def survival(ends: np.ndarray, keys: np.ndarray, onsets: np.ndarray, frames: int) -> np.ndarray:
+def survival(ends: np.ndarray, keys: np.ndarray, onsets: np.ndarray, frames: int, strikes: np.ndarray) -> np.ndarray:
     """Probability that each note still sounds after its onset frame and the next 1, 2, ... ``frames`` frames.
 
-    Shape (n, ``frames`` + 1); constant after the last frame of ``ends`` (keys, t).
+    Shape (n, ``frames`` + 1); 0 from the frame before a strike on, else constant after the last frame of ``ends``
+    (keys, t). See `likely_ends` for the other parameters.
     """
     log_survival = np.log1p(-np.minimum(ends, 1 - 1e-7, dtype=np.float64)).cumsum(axis=1)
     found = log_survival[keys[:, None], np.minimum(onsets[:, None] + np.arange(frames + 1), ends.shape[1] - 1)]
-    return np.exp(found - found[:, :1])
+    sounding = np.exp(found - found[:, :1])
+    sounding[np.arange(frames + 1) >= np.maximum(strikes - 1, 1)[:, None]] = 0
+    return sounding
 
 
 def accepted_lengths(horizon: int, share: float) -> tuple[np.ndarray, np.ndarray]:

@@ -19,9 +19,10 @@ from ov_piano.model.end_stage import REACH, STEP
 from ov_piano.transcription.note_ends import (
     END_IN_FRAME,
     LONGEST_FRAMES,
+    NOT_STRUCK,
     SHORTEST_SECS,
+    STRIKE_FRAMES,
     likely_ends,
-    mark_strikes,
     survival,
 )
 
@@ -108,12 +109,13 @@ class StreamingEnds:
                 probabilities = np.pad(probabilities, ((0, 0), (0, 1)), constant_values=1)
             onsets = np.array([note.frame - self._first for note in notes])
             struck_again = np.array([note.limit is not None and note.limit <= until for note in notes])
-            struck = np.flatnonzero(struck_again)
-            mark_strikes(probabilities, struck, np.array([notes[i].limit - self._first for i in struck], int))
-            sounds = survival(probabilities, np.arange(len(notes)), onsets, probabilities.shape[1])[:, -1]
+            lengths = np.array([NOT_STRUCK if note.limit is None else note.limit - note.frame for note in notes])
+            strikes = np.where(struck_again & (lengths <= STRIKE_FRAMES), lengths, NOT_STRUCK)
+            rows = np.arange(len(notes))
+            sounds = survival(probabilities, rows, onsets, probabilities.shape[1], strikes)[:, -1]
             too_long = onsets + LONGEST_FRAMES < until - self._first
             ended = np.flatnonzero((sounds < ENDED) | struck_again | too_long)
-            frames = likely_ends(probabilities, ended, onsets[ended]) + self._first
+            frames = likely_ends(probabilities, ended, onsets[ended], strikes[ended]) + self._first
             for index, frame in zip(ended.tolist(), frames.tolist(), strict=True):
                 self._end(notes[index], min(frame + END_IN_FRAME, known))
         needed = max(self._first, min([known - LONGEST_FRAMES, *(note.frame for note in self._notes)]))
