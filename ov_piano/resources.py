@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ov_piano.errors import InputError
 
-DEFAULT_SNAPSHOT = "OnsetsAndVelocities_2026_11_28_13_41_56.078step=2958_f1=0.9431__0.6874.torch"
+DEFAULT_SNAPSHOT = "OnsetsAndVelocities_2026_11_28_16_56_55.959step=3927_f1=0.9451__0.6929.torch"
 _NAME = DEFAULT_SNAPSHOT.removesuffix(".torch")
 IN_WHEEL = (
     DEFAULT_SNAPSHOT,
