@@ -22,9 +22,9 @@ from ov_piano.settings import Tolerances
 
 HORIZONS = (50, 200, 800)  # frames; most notes end within the first
 LONGEST_FRAMES = HORIZONS[-1]  # of a note, 19 s
-NOT_STRUCK = 1_000_000  # instead of a number of frames
 STRIKE = 0.65  # onset probability; of 0.1 to 0.75, all from 0.5 up score nearly the same on validation recordings
 STRIKE_FRAMES = 84  # 2 s; later ones gain nothing, and stretch notes whose end is uncertain
+NOT_STRUCK = 1_000_000  # frames until a strike, where there is none
 END_IN_FRAME = 0.7  # where in its end frame a note ends: best on validation recordings (5 ms after the middle)
 SHARE = 0.9  # of the tolerances; the rest is left to the error of the onset
 CENTRE_SHARE, CENTRE_WEIGHT = 0.3, 0.05  # prefers the middle of equally good ends
