@@ -12,17 +12,21 @@ import soundfile as sf
 import soxr
 
 SR = 16_000  # Hz
-FONTS = Path("/usr/share/sounds/sf2")  # where Debian installs sound fonts
+FONTS = Path("/usr/share")  # where Debian installs sound fonts
 FONT_RATE = 48_000  # Hz: FluidSynth's filters need headroom
 SOUND_FONTS = {  # name -> file, bank, program
-    "fluid": ("FluidR3_GM.sf2", 0, 0),
-    "fluid_bright": ("FluidR3_GM.sf2", 0, 1),
-    "musescore": ("MuseScore_General_Full.sf2", 0, 0),
-    "musescore_bright": ("MuseScore_General_Full.sf2", 0, 1),
-    "musescore_mellow": ("MuseScore_General_Full.sf2", 8, 0),
-    "timgm": ("TimGM6mb.sf2", 0, 0),
-    "timgm_2": ("TimGM6mb.sf2", 0, 1),
-    "csound": ("sf_GMbank.sf2", 0, 0),
+    "fluid": ("sounds/sf2/FluidR3_GM.sf2", 0, 0),
+    "fluid_bright": ("sounds/sf2/FluidR3_GM.sf2", 0, 1),
+    "musescore": ("sounds/sf2/MuseScore_General_Full.sf2", 0, 0),
+    "musescore_bright": ("sounds/sf2/MuseScore_General_Full.sf2", 0, 1),
+    "musescore_mellow": ("sounds/sf2/MuseScore_General_Full.sf2", 8, 0),
+    "generaluser": ("minuet/soundfonts/GeneralUser-v1.47.sf2", 0, 0),
+    "generaluser_bright": ("minuet/soundfonts/GeneralUser-v1.47.sf2", 0, 1),
+    "timgm": ("sounds/sf2/TimGM6mb.sf2", 0, 0),
+    "timgm_2": ("sounds/sf2/TimGM6mb.sf2", 0, 1),
+    "csound": ("sounds/sf2/sf_GMbank.sf2", 0, 0),
+    "csound_2": ("sounds/sf2/sf_GMbank.sf2", 0, 1),
+    "csound_3": ("sounds/sf2/sf_GMbank.sf2", 0, 2),
 }
 DAMPER_SECS = (0.2, 0.06)  # time constant of a damped string, lowest to highest key
 UNDAMPED_MIDI = 90  # strings from here up have no damper
@@ -78,13 +82,14 @@ class Action:
     unison: np.ndarray  # level of the second string
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Action":
+    def draw(cls, rng: np.random.Generator, damping: tuple[float, float]) -> "Action":
+        """Draw a piano; ``damping`` is the range of the factor of the dampers' time constants."""
         spread = rng.choice([0.0, rng.uniform(0, 3), rng.uniform(3, 9)])  # cents: how well it is tuned
         stretch = rng.uniform(0, 12) * ((np.arange(128) - 65) / 43) ** 3  # cents: octaves tuned wide
         return cls(
             slope=rng.uniform(0.75, 1.2),
             bend=np.exp(rng.uniform(np.log(0.6), np.log(1.6))),
-            damping=np.exp(rng.uniform(np.log(0.5), np.log(2))),
+            damping=np.exp(rng.uniform(*np.log(damping))),
             key_level=rng.normal(0, 1.2, 128),
             key_touch=rng.normal(0, 6, 128),
             cents=rng.normal(0, 1, 128) * spread + stretch,

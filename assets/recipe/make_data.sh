@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Training data on many pianos: bash make_data.sh DATA OUT (see README.md). Finished parts are kept.
 # Needs numpy, scipy, soundfile, soxr, mido; for the sound fonts Debian's packages fluidsynth, fluid-soundfont-gm,
-# musescore-general-soundfont-lossless, timgm6mb-soundfont and csound-soundfont.
+# musescore-general-soundfont-lossless, timgm6mb-soundfont, csound-soundfont and minuet-data.
 set -euo pipefail
 data=$1 out=$2 here=$(cd "$(dirname "$0")" && pwd)
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1

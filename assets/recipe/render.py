@@ -23,17 +23,20 @@ from midi_tools import cut, pedal_curve, soften, sounding_notes, stretch, switch
 from tree import read_rows, write_rows
 
 PEDAL_DOWN = 64  # of a pedal that is either 0 or 127
+NEVER_DOWN = 128  # above all values of the pedal
 load_piano = cache(SampledPiano)
 
 
-def render(mid: mido.MidiFile, piano: str, data: Path, rng: np.random.Generator) -> np.ndarray:
+def render(
+    mid: mido.MidiFile, piano: str, data: Path, rng: np.random.Generator, damping: tuple[float, float]
+) -> np.ndarray:
     """Render a MIDI file, after `switch_pedal`, to a float32 wave, one second longer than the MIDI."""
     notes, secs = sounding_notes(mid, PEDAL_DOWN)
     tuning = 2 ** (rng.uniform(-0.3, 0.3) / 12)  # played slower, then resampled: pitch moves, time does not
     if piano in SOUND_FONTS:
         wave = play_sound_font(stretch(mid, tuning), piano, rng)
     else:
-        wave = play(notes, secs, load_piano(data / "pianos" / piano), Action.draw(rng), tuning)
+        wave = play(notes, secs, load_piano(data / "pianos" / piano), Action.draw(rng, damping), tuning)
     length = int((secs + 1) * SR)
     wave = soxr.resample(wave, SR * tuning, SR, quality="HQ")
     wave = np.pad(wave, (0, max(0, length - len(wave))))[:length]
@@ -52,11 +55,16 @@ def render_performance(row: dict, data: Path, out: Path, args: argparse.Namespac
     if args.seconds and mid.length > args.seconds:
         mid = cut(mid, rng.uniform(0, mid.length - args.seconds), args.seconds)
     soften(mid, softer)
-    switch_pedal(mid, int(rng.integers(20, 90)))
+    dry = args.dry > 0 and rng.random() < args.dry
+    switch_pedal(mid, NEVER_DOWN if dry else int(rng.integers(20, 90)))
     mid.save(target)
     mid = mido.MidiFile(target)  # mido keeps the merged tracks from before the changes
-    sf.write(out / row["audio_filename"], render(mid, piano, data, rng), SR)
+    sf.write(out / row["audio_filename"], render(mid, piano, data, rng, args.damping), SR)
     return {**row, "duration": f"{min(mid.length, args.seconds or mid.length):.6f}"}
+
+
+def numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(","))
 
 
 def main() -> None:
@@ -67,7 +75,9 @@ def main() -> None:
     parser.add_argument("--splits", type=lambda text: text.split(","), default=["train"])
     parser.add_argument("--performances", type=int, help="at most this many per split, drawn by the seed")
     parser.add_argument("--seconds", type=float)
-    parser.add_argument("--dynamics", type=lambda text: [float(x) for x in text.split(",")])
+    parser.add_argument("--dynamics", type=numbers)
+    parser.add_argument("--damping", type=numbers, default=(0.5, 2.0), help="the larger, the longer keys ring on")
+    parser.add_argument("--dry", type=float, default=0.0, help="share of the performances without the sustain pedal")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
