@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ov_piano.errors import InputError
 
-DEFAULT_SNAPSHOT = "OnsetsAndVelocities_2026_11_28_16_56_55.959step=3927_f1=0.9451__0.6929.torch"
+DEFAULT_SNAPSHOT = "OnsetsAndVelocities_2026_11_28_20_17_11.078step=5712_f1=0.9555__0.7047.torch"
 _NAME = DEFAULT_SNAPSHOT.removesuffix(".torch")
 IN_WHEEL = (
     DEFAULT_SNAPSHOT,

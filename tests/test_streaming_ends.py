@@ -72,7 +72,7 @@ def test_a_note_that_never_ends_is_ended_and_forgotten():
         ends.search(begin + 40)
         widest = max(widest, ends._map.shape[1])
     (end,) = ends.take()
-    assert 0.9 * LONGEST_FRAMES < end.offset_secs / FRAME_SECS - 5 <= LONGEST_FRAMES + 1
+    assert 3 < end.offset_secs - 5 * FRAME_SECS < 6  # it fades
     assert widest < LONGEST_FRAMES + 200
 
 

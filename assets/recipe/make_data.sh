@@ -5,19 +5,21 @@
 set -euo pipefail
 data=$1 out=$2 here=$(cd "$(dirname "$0")" && pwd)
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-grands=salamander,headroom_close,headroom_decca,iowa_steinway
-uprights=upright_kw,old_fb,indigo_upright
-fonts=fluid,fluid_bright,musescore,musescore_bright,musescore_mellow,csound
+pianos=salamander,headroom_close,headroom_decca,iowa_steinway,upright_kw,old_fb,indigo_upright,tonejs
+fonts=fluid,fluid_bright,musescore,musescore_bright,musescore_mellow,generaluser,generaluser_bright,csound,csound_2,csound_3
 held_out=splendid,cherry_upright,timgm,timgm_2
+touch=(--dynamics 0.6,1.05 --damping 0.25,1.4)
 
 part() { # NAME ARGUMENTS…: render what is not there yet
     [ -f "$out/$1/maestro-v3.0.0.csv" ] || python "$here/render.py" "$data" "$out/$1" "${@:2}"
 }
 
-part train_sampled --splits train --seconds 90 --seed 101 --pianos $grands,$uprights
-part train_fonts --splits train --performances 320 --seconds 60 --seed 202 --dynamics 0.5,1.05 --pianos $fonts
+part train_sampled --splits train --seconds 75 --seed 503 "${touch[@]}" --pianos $pianos
+part train_dry --splits train --performances 300 --seconds 60 --seed 504 "${touch[@]}" --dry 1 --pianos $pianos
+part train_fonts --splits train --performances 280 --seconds 60 --seed 603 --dynamics 0.5,1.05 --pianos $fonts
 part validation --splits validation --performances 60 --seconds 60 --seed 77 --pianos $held_out
-trees=(a="$out/train_sampled" b="$out/train_fonts" v="$out/validation")
+part validation_ends --splits validation --performances 60 --seconds 60 --seed 78 --damping 0.25,1.4 --dry 0.5 --pianos $held_out
+trees=(a="$out/train_sampled" b="$out/train_fonts" d="$out/train_dry" v="$out/validation")
 maps=$data/maps/maestro/maestro-v3.0.0
 if [ -d "$maps" ]; then
     [ -f "$out/maps_varied/maestro-v3.0.0.csv" ] || python "$here/vary.py" "$maps" "$out/maps_varied" --without AkPnStgb

@@ -9,8 +9,12 @@ end, event or not. A note ends no later than
   :func:`end_by_next_onset` applies it;
 - the end of the recording;
 - `LONGEST_FRAMES` after its onset.
+
+Strings fade: in every frame, a note ends with the probability `FADING` besides that of the map. Without it, notes whose
+end the stage misses would last until the next likely one, up to 15 s.
 """
 
+import math
 from collections import deque
 
 import numpy as np
@@ -22,6 +26,7 @@ from ov_piano.settings import Tolerances
 
 HORIZONS = (50, 200, 800)  # frames; most notes end within the first
 LONGEST_FRAMES = HORIZONS[-1]  # of a note, 19 s
+FADING = 0.005  # halves a note's chance to sound every 3.3 s; validation scores are the same without it
 STRIKE = 0.65  # onset probability; of 0.1 to 0.75, all from 0.5 up score nearly the same on validation recordings
 STRIKE_FRAMES = 84  # 2 s; later ones gain nothing, and stretch notes whose end is uncertain
 NOT_STRUCK = 1_000_000  # frames until a strike, where there is none
@@ -107,13 +112,22 @@ def likely_ends(ends: np.ndarray, keys: np.ndarray, onsets: np.ndarray, strikes:
     return np.minimum(onsets + lengths, ends.shape[1] - 1)
 
 
-def survival(ends: np.ndarray, keys: np.ndarray, onsets: np.ndarray, frames: int, strikes: np.ndarray) -> np.ndarray:
+def survival(
+    ends: np.ndarray,
+    keys: np.ndarray,
+    onsets: np.ndarray,
+    frames: int,
+    strikes: np.ndarray,
+    fading: float = FADING,
+) -> np.ndarray:
     """Probability that each note still sounds after its onset frame and the next 1, 2, ... ``frames`` frames.
+
+    A note ends in a frame with the probability of the map or, besides, with the probability ``fading``.
 
     Shape (n, ``frames`` + 1); 0 from the frame before a strike on, else constant after the last frame of ``ends``
     (keys, t). See `likely_ends` for the other parameters.
     """
-    log_survival = np.log1p(-np.minimum(ends, 1 - 1e-7, dtype=np.float64)).cumsum(axis=1)
+    log_survival = (np.log1p(-np.minimum(ends, 1 - 1e-7, dtype=np.float64)) + math.log1p(-fading)).cumsum(axis=1)
     found = log_survival[keys[:, None], np.minimum(onsets[:, None] + np.arange(frames + 1), ends.shape[1] - 1)]
     sounding = np.exp(found - found[:, :1])
     sounding[np.arange(frames + 1) >= np.maximum(strikes - 1, 1)[:, None]] = 0

@@ -1,8 +1,8 @@
 """Note ends in a stream: the end stage over the latest frames, a few times a second.
 
-An end is known as soon as the note has more likely ended than not. It is then chosen as in ``note_ends.py``, among the
-frames that `LAG` later ones have followed, since the stage needs to hear what comes after an end. Here the onsets that
-count as ends are the events of the stream.
+An end is known as soon as the note has more likely ended than not, by the stage alone. It is then chosen as in
+``note_ends.py``, among the frames that `LAG` later ones have followed, since the stage needs to hear what comes after
+an end. Here the onsets that count as ends are the events of the stream.
 """
 
 from collections import deque
@@ -112,7 +112,7 @@ class StreamingEnds:
             lengths = np.array([NOT_STRUCK if note.limit is None else note.limit - note.frame for note in notes])
             strikes = np.where(struck_again & (lengths <= STRIKE_FRAMES), lengths, NOT_STRUCK)
             rows = np.arange(len(notes))
-            sounds = survival(probabilities, rows, onsets, probabilities.shape[1], strikes)[:, -1]
+            sounds = survival(probabilities, rows, onsets, probabilities.shape[1], strikes, fading=0)[:, -1]
             too_long = onsets + LONGEST_FRAMES < until - self._first
             ended = np.flatnonzero((sounds < ENDED) | struck_again | too_long)
             frames = likely_ends(probabilities, ended, onsets[ended], strikes[ended]) + self._first
