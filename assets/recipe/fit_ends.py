@@ -24,6 +24,7 @@ from tqdm import tqdm
 from ov_piano.constants import SOUNDING_KEY_ROWS, SUSTAIN_ROW
 from ov_piano.data.hdf5 import StorePair, open_pair
 from ov_piano.data.splits import split_indices
+from ov_piano.errors import InputError
 from ov_piano.machine.atomic import atomic_write
 from ov_piano.model.base import OnsetVelocityBase, with_differences
 from ov_piano.model.end_stage import CHANNELS, STEP, EndStage
@@ -43,16 +44,29 @@ PEDAL_WEIGHT, LIFT_WEIGHT = 0.2, 2.0  # in the loss: of the pedal's state, and o
 SILENT = -20.0  # logit of keys that a transposition brings in
 
 
+def one_file(folder: Path, pattern: str) -> Path:
+    """:raises InputError: the folder does not hold exactly one such file"""
+    paths = list(folder.glob(pattern))
+    if len(paths) != 1:
+        raise InputError(f"{folder}: expected one file {pattern}, found {len(paths)}")
+    return paths[0]
+
+
 class StoredRecordings:
-    """Log-mel, sounding velocities, pedal and onset logits of all train recordings, in memory in half the precision."""
+    """Log-mel, sounding velocities, pedal and onset logits of all train recordings, in memory in half the precision.
+
+    :raises InputError: missing HDF5 files, or no recordings in them
+    """
 
     def __init__(self, stores: list[Path], folder: Path, model: OnsetVelocityBase, without: list[str]):
         self.recordings, self._run, self._folder = [], optimize_for_inference(model).end_input, folder
         for store in stores:
-            pair = open_pair(*(next(store.glob(f"*_{kind}_*.h5")) for kind in ("logmel", "roll")))
+            pair = open_pair(*(one_file(store, f"*_{kind}_*.h5") for kind in ("logmel", "roll")))
             for index in tqdm(split_indices(pair, "train"), desc="onset logits", disable=None):
                 if pair.metadata[index].basename.split("_")[0] not in without:
                     self._add(pair, index)
+        if not self.recordings:
+            raise InputError(f"{', '.join(map(str, stores))}: expected train recordings longer than 10 s, found none")
         lengths = np.array([logmel.shape[1] for logmel, *_ in self.recordings], float)
         self._shares = lengths / lengths.sum()
 
@@ -121,7 +135,10 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     rng, model = np.random.default_rng(args.seed), load_network(args.snapshot)
-    stored = StoredRecordings(args.stores, args.folder, model, args.without)
+    try:
+        stored = StoredRecordings(args.stores, args.folder, model, args.without)
+    except InputError as error:
+        parser.error(str(error))
     stage = add_end_stage(model)
     if args.initial:
         initialise_from(args.initial, model)

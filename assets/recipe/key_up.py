@@ -56,15 +56,15 @@ def main() -> None:
     parser.add_argument("tree", type=Path)
     parser.add_argument("--name", default="")
     args = parser.parse_args()
-    for row in read_rows(args.tree):
-        if args.name not in row["midi_filename"]:
-            continue
+    rows = [row for row in read_rows(args.tree) if args.name in row["midi_filename"]]
+    if not rows:
+        parser.error(f"{args.tree}: no recording's name contains {args.name!r}")
+    for row in rows:
         wave, rate = sf.read(args.tree / row["audio_filename"])
         notes, _ = sounding_notes(mido.MidiFile(args.tree / row["midi_filename"]), PEDAL_DOWN)
         found = falls(wave, rate, np.array(notes))
-        if len(found):
-            medians = " ".join(f"{fall:5.1f}" for fall in np.median(found, axis=0))
-            print(f"{Path(row['midi_filename']).stem}: {len(found)} ends, {medians} dB", flush=True)
+        medians = "".join(f", {fall:.1f} dB" for fall in np.median(found, axis=0)) if len(found) else ""
+        print(f"{Path(row['midi_filename']).stem}: {len(found)} ends{medians}", flush=True)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,12 @@ STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}  # semitones a
 LAYERS = ((1, 35, 0.8), (36, 65, 1.7), (66, 95, 2.7), (96, 127, None))
 
 
+PITCH = re.compile("([A-G])(s?)([0-8])")
+
+
 def midi_note(name: str) -> int:
     """The MIDI note of a pitch's name: ``A0`` is 21, ``Cs4`` 61."""
-    step, sharp, octave = re.fullmatch("([A-G])(s?)([0-8])", name).groups()
+    step, sharp, octave = PITCH.fullmatch(name).groups()
     return 12 * (int(octave) + 1) + STEPS[step] + (sharp == "s")
 
 
@@ -33,9 +36,12 @@ def main() -> None:
     parser.add_argument("recordings", type=Path)
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
+    paths = [path for path in sorted(args.recordings.glob("*.ogg")) if PITCH.fullmatch(path.stem)]
+    if not paths:
+        parser.error(f"{args.recordings}: expected Ogg files named by pitch, such as A0.ogg")
     args.out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for path in sorted(args.recordings.glob("*.ogg")):
+    for path in paths:
         wave, rate = sf.read(path, dtype="float32", always_2d=True)
         tone = soxr.resample(wave.mean(1), rate, SR, quality="HQ")
         midi = midi_note(path.stem)
