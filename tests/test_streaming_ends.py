@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 
 from ov_piano.constants import FRAME_SECS, KEYS, LOWEST_NOTE
 from ov_piano.model import incremental
+from ov_piano.model.end_stage import STEP
+from ov_piano.model.incremental import EndPart
 from ov_piano.transcription.note_ends import END_IN_FRAME, LONGEST_FRAMES, NoteEnds
 from ov_piano.transcription.streaming import DEFAULT, StreamingTranscriber, StreamSettings
 from ov_piano.transcription.streaming_ends import LAG_SECS, StreamingEnds
 
 SAMPLE = Path(__file__).parents[1] / "assets" / "sample" / "2008" / "bach_invention_bwv772.wav"
+FIRST_INPUT = EndPart(lambda onsets, spectrum, mean: onsets, torch.zeros(()))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def test_clear_ends_are_those_of_a_whole_recording(seed, hop, frames):
     whole.ask(onsets[:, 1], onsets[:, 0], frames)
     expected = np.minimum(whole.finish() + END_IN_FRAME, frames) * FRAME_SECS
 
-    ends, struck, kept = StreamingEnds(lambda first, _: first), 0, 0
+    ends, struck, kept = StreamingEnds(FIRST_INPUT), 0, 0
     for until in [*range(hop, frames - 1, hop), frames - 1]:
         last = until == frames - 1
         repeated = 0 if last else 3
@@ -61,9 +64,30 @@ def test_clear_ends_are_those_of_a_whole_recording(seed, hop, frames):
     assert found == {}
 
 
+@pytest.mark.parametrize("block", [1, 7, 20])
+def test_the_context_is_the_mean_over_all_frames_so_far(block, monkeypatch):
+    monkeypatch.setattr(incremental, "PRIOR_FRAMES", 0)
+    means, repeated, revised = [], 3, 13
+
+    def run(onsets, spectrum, mean):
+        means.append(mean(spectrum[:, :1, None, ::STEP]).item())
+        return onsets
+
+    ends, kept, expected = StreamingEnds(EndPart(run, torch.zeros(()))), 0, []
+    for until in range(block, 400, block):
+        frames = torch.arange(kept, until + repeated).float().clamp(max=until - 1)
+        settled = max(0, until - kept - revised)
+        before = len(means)
+        ends.add((torch.zeros(1, KEYS, len(frames)), frames.expand(1, 4, -1)), settled, repeated)
+        expected += [(until - 1) / 2] * (len(means) - before)
+        kept += settled
+    assert len(means) > 10
+    np.testing.assert_allclose(means, expected, atol=STEP)
+
+
 def test_a_note_that_never_ends_is_ended_and_forgotten():
     logits = torch.full((1, KEYS, 2000), -12.0)
-    ends = StreamingEnds(lambda first, _: first)
+    ends = StreamingEnds(FIRST_INPUT)
     ends.strike(40, 5, 5 * FRAME_SECS, 0.0)
     widest = 0
     for begin in range(1, 2000, 50):

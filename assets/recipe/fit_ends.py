@@ -37,7 +37,7 @@ from ov_piano.training.schedule import WarmUpCyclicDecay
 from ov_piano.training.step import adamw
 
 AUGMENTATION = Augmentation(response_db=4, gain_db=6, noise=0.25, transpose=2)
-BATCH, FRAMES = 6, 417  # chunks of 10 s
+BATCH, FRAMES = 3, 833  # chunks of 20 s
 WEIGHT_DECAY, WARMUP_SHARE, AVERAGE_DECAY, SAVE_EVERY = 3e-4, 0.03, 0.997, 1000
 PEDAL_DOWN = 64
 PEDAL_WEIGHT, LIFT_WEIGHT = 0.2, 2.0  # in the loss: of the pedal's state, and of the frames where it comes up
@@ -101,9 +101,9 @@ class PedalReadout(nn.Module):
     def __init__(self, stage: EndStage):
         super().__init__()
         self.readout = nn.Conv2d(CHANNELS, 2 * STEP, 1)
-        stage.spectrum_path.register_forward_hook(self._keep)
+        stage.to_keys.register_forward_hook(self._keep)
 
-    def _keep(self, path: nn.Module, inputs: tuple, common: torch.Tensor) -> None:
+    def _keep(self, layer: nn.Module, inputs: tuple, common: torch.Tensor) -> None:
         self._common = common  # (b, CHANNELS, 1, t / STEP)
 
     def loss(self, pedal: torch.Tensor) -> torch.Tensor:

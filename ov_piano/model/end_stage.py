@@ -1,9 +1,12 @@
 """The end stage: in which frames notes end, from the spectrum and the onsets that a trained network finds.
 
 A damper that falls shows as levels that drop faster than strings decay. When the pedal comes up, they drop for many
-keys at once, which a second path sees in the whole spectrum and the onsets of all keys. The network's features are of
-no use here: they are trained for onsets.
+keys at once, which a second path sees in the whole spectrum and the onsets of all keys. How fast levels drop depends on
+the room and the dampers: the mean of what this path hears, over the recording, adapts the path of each key. The
+network's features are of no use here: they are trained for onsets.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +16,8 @@ STEP = 2  # frames: most of the stage runs at half the frame rate, in half the t
 LEVELS = 6  # weighted sums of the spectrum for each key
 CHANNELS, FRAMES, DILATIONS = 16, 5, (1, 2, 4, 8)  # of each key's path
 SPECTRUM_CHANNELS, SPECTRUM_FRAMES, SPECTRUM_DILATIONS = 128, 3, (1, 2, 4, 8, 16)  # of all keys' path
-REACH = 128  # frames to either side that an output depends on, at most
+CONTEXT = 64  # features whose mean over the recording adapts each key's path
+REACH = 128  # frames to either side that an output depends on, at most, besides the mean over the recording
 RARE = -4.0  # logit: few frames end a note
 
 
@@ -45,6 +49,11 @@ class Residual(nn.Module):
         return x + leaky_relu(self.norm(self.conv(x)), self.slope)
 
 
+def mean_over_time(x: Tensor) -> Tensor:
+    """(b, c, 1, t) -> (b, c)"""
+    return x.mean(dim=(2, 3))
+
+
 class EndStage(nn.Module):
     """Onset logits (b, keys, t) and normalised log-mel (b, mels, t) -> logits (b, keys, t).
 
@@ -63,23 +72,42 @@ class EndStage(nn.Module):
         self.spectrum_path = nn.Sequential(
             Strided(mels + keys, SPECTRUM_CHANNELS, 4, **norm),
             *(Residual(SPECTRUM_CHANNELS, SPECTRUM_FRAMES, dilation, **norm) for dilation in SPECTRUM_DILATIONS),
-            nn.Conv2d(SPECTRUM_CHANNELS, CHANNELS, 1),
         )
+        self.to_keys = nn.Conv2d(SPECTRUM_CHANNELS, CHANNELS, 1)
+        self.listen = nn.Sequential(
+            nn.Conv2d(SPECTRUM_CHANNELS, CONTEXT, 1, bias=False),
+            nn.BatchNorm2d(CONTEXT, momentum=momentum),
+            nn.LeakyReLU(slope),
+        )
+        self.adapt = nn.Linear(CONTEXT, 2 * CHANNELS)
         self.key_path = nn.Sequential(*(Residual(CHANNELS, FRAMES, dilation, **norm) for dilation in DILATIONS))
         self.readout = nn.Conv2d(CHANNELS, STEP, 1)
         nn.init.normal_(self.readout.weight, std=0.05)
         nn.init.constant_(self.readout.bias, RARE)
+        nn.init.zeros_(self.adapt.weight)
+        nn.init.zeros_(self.adapt.bias)
 
-    def forward(self, onsets: Tensor, spectrum: Tensor, keys: Tensor | None = None) -> Tensor:
-        """``keys`` (b, k): give the logits of these keys only, (b, k, t)."""
+    def forward(
+        self,
+        onsets: Tensor,
+        spectrum: Tensor,
+        keys: Tensor | None = None,
+        mean: Callable[[Tensor], Tensor] = mean_over_time,
+    ) -> Tensor:
+        """Logits of all keys, or of ``keys`` (b, k) only: (b, k, t).
+
+        :param mean: of features (b, c, 1, t / STEP) over time: (b, c); streams have their own
+        """
         t = spectrum.shape[2]
         onsets, spectrum = whole_steps(onsets, spectrum)
         x = torch.cat([onsets[:, None], self.key_levels(spectrum).unflatten(1, (LEVELS, -1))], dim=1)
         if keys is not None:
             x = x.gather(2, keys[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
         x = self.key_input(x)  # (b, CHANNELS, keys, t / STEP)
-        common = self.spectrum_path(torch.cat([spectrum, onsets], dim=1)[:, :, None])  # (b, CHANNELS, 1, t / STEP)
-        x = self.readout(self.key_path(x + common))  # (b, STEP, keys, t / STEP)
+        common = self.spectrum_path(torch.cat([spectrum, onsets], dim=1)[:, :, None])  # (b, channels, 1, t / STEP)
+        scale, shift = self.adapt(mean(self.listen(common)))[..., None, None].chunk(2, dim=1)
+        x = (x + self.to_keys(common)) * (1 + scale) + shift
+        x = self.readout(self.key_path(x))  # (b, STEP, keys, t / STEP)
         return x.permute(0, 2, 3, 1).flatten(2)[..., :t]
 
 

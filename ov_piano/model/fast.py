@@ -17,7 +17,7 @@ from ov_piano.model import incremental
 from ov_piano.model.base import OnsetVelocityBase, check_logmel, with_differences
 from ov_piano.model.end_stage import EndStage
 from ov_piano.model.fast_ends import prepare_end_stage
-from ov_piano.model.incremental import Parts, plain_parts, prior_mean, reach
+from ov_piano.model.incremental import EndPart, Parts, plain_parts, prior_mean, reach
 from ov_piano.model.kernels import sparse_conv, winograd
 from ov_piano.model.kernels.plan import UnsupportedNetworkError, plan_network, warn_once
 from ov_piano.model.kernels.steps import (
@@ -105,7 +105,7 @@ class FastNet(nn.Module):
                 _prepare(plan.stem, dtype),
                 [_prepare(stage, dtype) for stage in plan.onset_stages],
                 _prepare(plan.velocity_stage, dtype),
-                None if end_stage is None else prepare_end_stage(end_stage),
+                end_stage and EndPart.of(end_stage, prepare_end_stage(end_stage)),
             )
 
     @torch.inference_mode()
@@ -115,7 +115,7 @@ class FastNet(nn.Module):
         onsets, velocities = shared[:, -1], _apply(self.parts.velocity_stage, shared).squeeze(1)
         if self.parts.end_stage is None:
             return onsets, velocities
-        return onsets, velocities, self.parts.end_stage(onsets, self._spectrum(logmel))
+        return onsets, velocities, self.parts.end_stage.run(onsets, self._spectrum(logmel))
 
     @torch.inference_mode()
     def end_input(self, logmel: Tensor) -> tuple[Tensor, Tensor]:

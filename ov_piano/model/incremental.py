@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ov_piano.model.base import OnsetVelocityBase, with_differences
+from ov_piano.model.end_stage import EndStage
 from ov_piano.model.layers import ContextAwareModule, SubSpectralNorm, batch_norm_of, in_turn
 
 GATE_FRAMES = 2000  # 48 s
@@ -38,19 +39,37 @@ class Step(NamedTuple):
     prior: Tensor | None = None
 
 
+class EndPart(NamedTuple):
+    """The end stage, which is not in steps: see `EndStage`.
+
+    :param run: ``run(onsets, spectrum, mean=…) -> logits``, as the stage
+    :param prior: (c,) of the features whose mean it needs: what to expect
+    """
+
+    run: Callable[..., Tensor]
+    prior: Tensor
+
+    @classmethod
+    def of(cls, stage: EndStage, run: Callable[..., Tensor] | None = None) -> "EndPart":
+        """``run`` defaults to the stage itself."""
+        norm, leaky_relu = stage.listen[1:]
+        return cls(run or stage, prior_mean(norm, leaky_relu.negative_slope, norm.num_features))
+
+
 class Parts(NamedTuple):
     """A network's parts as steps; see `OnsetVelocityBase`."""
 
     stem: Sequence[Step]  # including specnorm, as the first step
     onset_stages: Sequence[Sequence[Step]]
     velocity_stage: Sequence[Step]
-    end_stage: Callable[[Tensor, Tensor], Tensor] | None = None  # not in steps: see `EndStage`
+    end_stage: EndPart | None = None
 
 
 def plain_parts(model: OnsetVelocityBase) -> Parts:
     """The network in plain PyTorch, one step per layer."""
     stem = _plain_steps(nn.Sequential(model.specnorm, model.stem))
-    return Parts(stem, [*map(_plain_steps, model.onset_stages)], _plain_steps(model.velocity_stage), model.end_stage)
+    onset_stages, velocity_stage = [*map(_plain_steps, model.onset_stages)], _plain_steps(model.velocity_stage)
+    return Parts(stem, onset_stages, velocity_stage, model.end_stage and EndPart.of(model.end_stage))
 
 
 def _plain_steps(part: nn.Module) -> list[Step]:
@@ -126,7 +145,7 @@ class _Memory:
     def __init__(self, steps: Sequence[Step]):
         self._steps = steps
         self._before: list[Tensor | None] = [None] * len(steps)
-        self._means = [None if step.prior is None else _RunningMean(step.prior) for step in steps]
+        self._means = [None if step.prior is None else RunningMean(step.prior) for step in steps]
 
     def __call__(self, x: Tensor, settled: int) -> Tensor:
         """(b, c, f, t) -> output for the same frames; the first ``settled`` of them are final."""
@@ -144,7 +163,7 @@ class _Memory:
         return x
 
 
-class _RunningMean:
+class RunningMean:
     """Mean (b, c) over frequency and past time, an exponential moving average after ``GATE_FRAMES``.
 
     :param prior: (c,) what to expect

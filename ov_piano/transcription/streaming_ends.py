@@ -6,7 +6,6 @@ an end. Here the onsets that count as ends are the events of the stream.
 """
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ov_piano.constants import FRAME_SECS, KEYS, LOWEST_NOTE
 from ov_piano.model.end_stage import REACH, STEP
+from ov_piano.model.incremental import EndPart, RunningMean
 from ov_piano.transcription.note_ends import (
     END_IN_FRAME,
     LONGEST_FRAMES,
@@ -55,11 +55,11 @@ class _Sounding:
 class StreamingEnds:
     """Ends of the notes of one stream.
 
-    :param stage: the end stage, input for t frames -> logits (1, keys, t)
+    :param stage: of the network
     """
 
-    def __init__(self, stage: Callable[[Tensor, Tensor], Tensor]):
-        self._stage = stage
+    def __init__(self, stage: EndPart):
+        self._run, self._mean = stage.run, RunningMean(stage.prior)
         self._input: list[Tensor] | None = None  # of the stage: onset logits and log-mel, latest frames
         self._begin, self._final = 1, 0  # the first of them; how many of them are final
         self._heard = 0  # frames, when the stage ran last
@@ -91,7 +91,13 @@ class StreamingEnds:
         known = self._first + self._map.shape[1]
         new = slice(known - self._begin, until - self._begin - (0 if last else LAG))
         if new.start < new.stop:
-            found = self._stage(*self._input)[0].sigmoid()[:, new].cpu().numpy()
+            first, final, end = (frame // STEP for frame in (new.start, new.stop, until - self._begin))
+
+            def mean(heard: Tensor) -> Tensor:
+                """Over the stream so far, of features (1, c, 1, t / STEP)."""
+                return self._mean(heard[..., first:end], final - first)
+
+            found = self._run(*self._input, mean=mean)[0].sigmoid()[:, new].cpu().numpy()
             self._map = np.concatenate([self._map, found], axis=1)
         unneeded = max(0, min(self._final, new.stop - REACH)) // STEP * STEP
         self._input = [x[..., unneeded:].clone() for x in self._input]
