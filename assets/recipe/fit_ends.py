@@ -37,7 +37,7 @@ from ov_piano.training.schedule import WarmUpCyclicDecay
 from ov_piano.training.step import adamw
 
 AUGMENTATION = Augmentation(response_db=4, gain_db=6, noise=0.25, transpose=2)
-BATCH, FRAMES = 3, 833  # chunks of 20 s
+BATCH, FRAMES = 6, 417  # chunks of 10 s
 WEIGHT_DECAY, WARMUP_SHARE, AVERAGE_DECAY, SAVE_EVERY = 3e-4, 0.03, 0.997, 1000
 PEDAL_DOWN = 64
 PEDAL_WEIGHT, LIFT_WEIGHT = 0.2, 2.0  # in the loss: of the pedal's state, and of the frames where it comes up

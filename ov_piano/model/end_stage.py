@@ -16,7 +16,7 @@ STEP = 2  # frames: most of the stage runs at half the frame rate, in half the t
 LEVELS = 6  # weighted sums of the spectrum for each key
 CHANNELS, FRAMES, DILATIONS = 16, 5, (1, 2, 4, 8)  # of each key's path
 SPECTRUM_CHANNELS, SPECTRUM_FRAMES, SPECTRUM_DILATIONS = 128, 3, (1, 2, 4, 8, 16)  # of all keys' path
-CONTEXT = 64  # features whose mean over the recording adapts each key's path
+CONTEXT, ADAPTING = 64, 32  # features whose mean over the recording adapts each key's path, and their hidden layer
 REACH = 128  # frames to either side that an output depends on, at most, besides the mean over the recording
 RARE = -4.0  # logit: few frames end a note
 
@@ -79,13 +79,13 @@ class EndStage(nn.Module):
             nn.BatchNorm2d(CONTEXT, momentum=momentum),
             nn.LeakyReLU(slope),
         )
-        self.adapt = nn.Linear(CONTEXT, 2 * CHANNELS)
+        self.adapt = nn.Sequential(nn.Linear(CONTEXT, ADAPTING), nn.LeakyReLU(slope), nn.Linear(ADAPTING, 2 * CHANNELS))
         self.key_path = nn.Sequential(*(Residual(CHANNELS, FRAMES, dilation, **norm) for dilation in DILATIONS))
         self.readout = nn.Conv2d(CHANNELS, STEP, 1)
         nn.init.normal_(self.readout.weight, std=0.05)
         nn.init.constant_(self.readout.bias, RARE)
-        nn.init.zeros_(self.adapt.weight)
-        nn.init.zeros_(self.adapt.bias)
+        nn.init.zeros_(self.adapt[-1].weight)
+        nn.init.zeros_(self.adapt[-1].bias)
 
     def forward(
         self,

@@ -1,10 +1,11 @@
 """Fast inference of the end stage on the CPU: norms folded into weights, layouts that suit PyTorch's operators."""
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, leaky_relu_, linear, pad
+from torch.nn.functional import conv2d, leaky_relu_, pad
 
 from ov_piano.model.end_stage import LEVELS, EndStage, Residual, Strided, mean_over_time, whole_steps
 
@@ -15,7 +16,7 @@ def prepare_end_stage(stage: EndStage) -> Callable[..., Tensor]:
     spectrum_input, *spectrum_path = (_product(layer) for layer in stage.spectrum_path)
     to_levels, to_keys, readout = (_copy(x) for x in (stage.key_levels, stage.to_keys, stage.readout))
     (weight, bias), slope = _folded(*stage.listen[:2]), stage.listen[2].negative_slope
-    listen, adapt = (weight.flatten(1), bias), _copy(stage.adapt)
+    listen, adapt = (weight.flatten(1), bias), deepcopy(stage.adapt).requires_grad_(False)
 
     def run(onsets: Tensor, spectrum: Tensor, mean: Callable[[Tensor], Tensor] = mean_over_time) -> Tensor:
         t = spectrum.shape[2]
@@ -25,7 +26,7 @@ def prepare_end_stage(stage: EndStage) -> Callable[..., Tensor]:
         for residual in spectrum_path:
             common += residual(common)
         context = mean(leaky_relu_(_pointwise(listen, common), slope).unsqueeze(2))  # (b, CONTEXT)
-        scale, shift = linear(context, *adapt)[..., None, None].chunk(2, dim=1)
+        scale, shift = adapt(context)[..., None, None].chunk(2, dim=1)
         common = _pointwise(to_keys, common).unsqueeze(2)
         x = torch.cat([onsets[:, None], levels], dim=1).contiguous(memory_format=torch.channels_last)
         scale += 1
@@ -72,6 +73,6 @@ def _pointwise(layer: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
     return torch.baddbmm(bias[:, None], matrix.expand(len(x), -1, -1), x)
 
 
-def _copy(layer: nn.Conv1d | nn.Conv2d | nn.Linear) -> tuple[Tensor, Tensor]:
-    """Matrix and bias of a pointwise convolution or linear layer."""
-    return layer.weight.detach().flatten(1).clone(), layer.bias.detach().clone()
+def _copy(conv: nn.Conv1d | nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Matrix and bias of a pointwise convolution."""
+    return conv.weight.detach().flatten(1).clone(), conv.bias.detach().clone()
