@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ov_piano.errors import InputError
 
-DEFAULT_SNAPSHOT = "OnsetsAndVelocities_2026_11_28_20_17_11.078step=5712_f1=0.9555__0.7047.torch"
+DEFAULT_SNAPSHOT = "OnsetsAndVelocities_2026_11_28_22_46_05.346step=5610_f1=0.9560__0.7076.torch"
 _NAME = DEFAULT_SNAPSHOT.removesuffix(".torch")
 IN_WHEEL = (
     DEFAULT_SNAPSHOT,
