@@ -83,7 +83,7 @@ def test_what_is_kept_replaces_the_past(model, logmel, monkeypatch):
 def test_gates_see_the_mean_over_all_that_was_heard(monkeypatch):
     monkeypatch.setattr(incremental, "GATE_FRAMES", 40)
     running, x = (
-        incremental._RunningMean(torch.zeros(3)),
+        incremental.RunningMean(torch.zeros(3)),
         torch.randn(1, 3, 5, 30, generator=torch.Generator().manual_seed(1)),
     )
     torch.testing.assert_close(running(x[..., :10], settled=4), x[..., :10].mean(dim=(2, 3)))
@@ -118,6 +118,6 @@ def test_prior_mean_is_that_of_the_batch_norms_outputs(model):
 def test_prior_counts_at_first_and_not_in_the_end(monkeypatch):
     monkeypatch.setattr(incremental, "PRIOR_FRAMES", 20)
     monkeypatch.setattr(incremental, "PRIOR_FADES_FRAMES", 40)
-    running, heard = incremental._RunningMean(torch.ones(3)), torch.zeros(1, 3, 5, 20)
+    running, heard = incremental.RunningMean(torch.ones(3)), torch.zeros(1, 3, 5, 20)
     torch.testing.assert_close(running(heard, settled=20), torch.full((1, 3), 10 / 30))
     torch.testing.assert_close(running(heard, settled=20), torch.zeros(1, 3))

@@ -54,7 +54,7 @@ def streams(default: StreamSettings) -> dict[str, tuple[StreamSettings, bool, bo
 @contextmanager
 def gates_of(transcriber: Transcriber, logmel: torch.Tensor) -> Iterator[None]:
     """Streams that begin in this block use the means over a whole log-mel (mels, t)."""
-    running, means = incremental._RunningMean, []
+    running, means = incremental.RunningMean, []
 
     class Whole:
         def __init__(self, _prior: torch.Tensor):
@@ -73,12 +73,12 @@ def gates_of(transcriber: Transcriber, logmel: torch.Tensor) -> Iterator[None]:
             return self.mean
 
     try:
-        incremental._RunningMean = Whole
+        incremental.RunningMean = Whole
         incremental.IncrementalNet(transcriber.parts)(logmel[None], 0)
-        known, incremental._RunningMean = iter(means), Known  # streams construct their steps in the same order
+        known, incremental.RunningMean = iter(means), Known  # streams construct their steps in the same order
         yield
     finally:
-        incremental._RunningMean = running
+        incremental.RunningMean = running
 
 
 def stream(
