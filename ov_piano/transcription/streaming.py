@@ -215,7 +215,7 @@ class StreamingTranscriber:
     def take_ends(self) -> list[NoteEnd]:
         """Ends of events handed out before, found since the last call; empty without an end stage.
 
-        An end is known 0.3 to 0.5 s after it. After `flush` all notes have ended.
+        An end is known 0.5 to 0.7 s after it. After `flush` all notes have ended.
         """
         return [] if self._ends is None else self._ends.take()
 

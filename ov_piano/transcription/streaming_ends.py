@@ -28,7 +28,7 @@ from ov_piano.transcription.note_ends import (
 
 KEPT_ENDS = 10_000  # for `take`
 HOP = 8  # frames between two runs of the stage
-LAG = 10  # frames that must follow a frame before its probabilities are final
+LAG = 20  # frames that must follow a frame before its probabilities are final
 LAG_SECS = (LAG + HOP) * FRAME_SECS  # from the frame in which an end becomes likely until it is known
 ENDED = 0.5  # a note has ended if it sounds with less than this probability
 
