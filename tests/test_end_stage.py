@@ -27,8 +27,10 @@ def plain_model(request):
 @pytest.fixture
 def model(plain_model):
     model = copy.deepcopy(plain_model)
-    add_end_stage(model)
+    stage = add_end_stage(model)
     model.load_state_dict(golden_state(model))
+    with torch.no_grad():
+        stage.adapt[-1].weight *= 1e-3  # else the golden weights scale all channels by hundreds
     return model
 
 
@@ -58,16 +60,15 @@ def test_fast_and_incremental_networks_give_the_stages_logits(model, frames, mon
     with torch.no_grad():
         expected = model.infer(logmel)[2]
         assert torch.equal(expected, model.end_stage(*model.end_input(logmel)))
-    near = {"atol": 1e-4 * expected.abs().mean().item(), "rtol": 1e-3}  # golden weights give huge logits
     fast = optimize_for_inference(model)
     assert isinstance(fast, FastNet)
-    torch.testing.assert_close(fast(logmel)[2], expected, **near)
+    torch.testing.assert_close(fast(logmel)[2], expected, atol=1e-3, rtol=1e-3)
     for found, wanted in zip(fast.end_input(logmel), model.end_input(logmel), strict=True):
         torch.testing.assert_close(found, wanted, atol=2e-3, rtol=1e-3)
     for parts in (plain_parts(model), fast.parts):
         net = IncrementalNet(parts)
         net(logmel, settled=0)
-        torch.testing.assert_close(parts.end_stage.run(*net.end_input), expected, **near)
+        torch.testing.assert_close(parts.end_stage.run(*net.end_input), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_a_selection_of_keys_has_the_logits_of_all_keys(model, logmel):

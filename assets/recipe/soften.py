@@ -20,8 +20,6 @@ from scipy.signal import butter, sosfilt
 STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}  # semitones above C
 # Velocity range of a layer and the cutoff of its low-pass in octaves above the fundamental plus 200 Hz.
 LAYERS = ((1, 35, 0.8), (36, 65, 1.7), (66, 95, 2.7), (96, 127, None))
-
-
 PITCH = re.compile("([A-G])(s?)([0-8])")
 
 

@@ -55,7 +55,7 @@ class _Sounding:
 class StreamingEnds:
     """Ends of the notes of one stream.
 
-    :param stage: of the network
+    :param stage: of the network's `Parts`; its logits are (1, keys, t)
     """
 
     def __init__(self, stage: EndPart):
