@@ -5,11 +5,13 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import mido
 import numpy as np
 import soundfile as sf
 import soxr
+from scipy.signal import lfilter
 
 SR = 16_000  # Hz
 FONTS = Path("/usr/share")  # where Debian installs sound fonts
@@ -29,6 +31,8 @@ SOUND_FONTS = {  # name -> file, bank, program
     "csound_3": ("sounds/sf2/sf_GMbank.sf2", 0, 2),
 }
 DAMPER_SECS = (0.2, 0.06)  # time constant of a damped string, lowest to highest key
+SYMPATHY_SECS = 3  # how long a key's strings answer to other keys
+SYMPATHY_PARTIALS = 4
 UNDAMPED_MIDI = 90  # strings from here up have no damper
 # Velocity -> level in dB: the median over the keys of a 16-layer grand at its natural recording levels.
 CURVE_VELOCITY = np.array([1, 20, 40, 60, 80, 100, 127])
@@ -80,10 +84,17 @@ class Action:
     cents: np.ndarray  # tuning of keys
     beat: np.ndarray  # cents between the strings of a unison
     unison: np.ndarray  # level of the second string
+    sympathy: float  # level, relative to the played tones, of what they excite in the strings of other sounding keys
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, damping: tuple[float, float]) -> "Action":
-        """Draw a piano; ``damping`` is the range of the factor of the dampers' time constants."""
+    def draw(
+        cls, rng: np.random.Generator, damping: tuple[float, float], sympathy: tuple[float, float] | None
+    ) -> "Action":
+        """Draw a piano.
+
+        :param damping: range of the factor of the dampers' time constants
+        :param sympathy: range of the level of sympathetic strings in dB, which 7 of 10 pianos get; None gives none
+        """
         spread = rng.choice([0.0, rng.uniform(0, 3), rng.uniform(3, 9)])  # cents: how well it is tuned
         stretch = rng.uniform(0, 12) * ((np.arange(128) - 65) / 43) ** 3  # cents: octaves tuned wide
         return cls(
@@ -95,13 +106,24 @@ class Action:
             cents=rng.normal(0, 1, 128) * spread + stretch,
             beat=rng.normal(0, 0.3 + spread / 4, 128),
             unison=rng.uniform(0, 0.9, 128) * (rng.random() < 0.6),
+            sympathy=10 ** (rng.uniform(*sympathy) / 20) * (rng.random() < 0.7) if sympathy else 0.0,
         )
+
+
+class Struck(NamedTuple):
+    """A rendered note."""
+
+    begin: int  # first sample
+    hold: int  # samples until the damper falls
+    midi: int
+    sound: np.ndarray  # (samples,)
+    release: np.ndarray  # the damper's decay, 1 to 0
 
 
 def play(notes: list, secs: float, piano: SampledPiano, action: Action, tuning: float) -> np.ndarray:
     """Render the notes to a float32 wave, slower by the factor ``tuning``; resampling shifts the pitch."""
     wave = np.zeros(int((secs + 1) * SR * tuning) + 1, np.float32)
-    tones, releases = {}, {}
+    tones, releases, struck = {}, {}, []
     for onset, end, midi, velocity in notes:
         if not 21 <= midi <= 108:
             continue
@@ -120,10 +142,41 @@ def play(notes: list, secs: float, piano: SampledPiano, action: Action, tuning: 
         n = min(len(tone), hold + len(release), len(wave) - begin)
         level_db = np.interp(velocity, CURVE_VELOCITY, CURVE_DB) * action.slope - piano.level[layer]
         gain = 10 ** ((level_db + action.key_level[midi]) / 20)
-        wave[begin : begin + min(hold, n)] += gain * tone[: min(hold, n)]
+        sound = gain * tone[:n]
         if n > hold:
-            wave[begin + hold : begin + n] += gain * tone[hold:n] * release[: n - hold]
-    return wave
+            sound[hold:] *= release[: n - hold]
+        wave[begin : begin + n] += sound
+        if action.sympathy:
+            struck.append(Struck(begin, hold, midi, sound, release))
+    if not struck:
+        return wave
+    answer = np.zeros_like(wave)
+    for note in struck:
+        rings = _sympathetic(wave, note, action.cents[note.midi])
+        answer[note.begin : note.begin + len(rings)] += rings
+    return wave + action.sympathy * np.sqrt(np.mean(wave**2) / (np.mean(answer**2) + 1e-18)) * answer
+
+
+def _sympathetic(wave: np.ndarray, note: Struck, cents: float) -> np.ndarray:
+    """What a sounding key's strings add when others with common partials are struck: swells without an onset.
+
+    The result begins with the note.
+    """
+    hold = min(note.hold, int(SYMPATHY_SECS * SR), len(wave) - note.begin)
+    others = wave[note.begin : note.begin + hold + len(note.release)].copy()
+    own = min(len(note.sound), len(others))
+    others[:own] -= note.sound[:own]
+    hz = 440 * 2 ** ((note.midi - 69) / 12 + cents / 1200)
+    rings = np.zeros_like(others)
+    for partial in range(1, SYMPATHY_PARTIALS + 1):
+        at = hz * partial * (1 + 0.0004 * partial**2)
+        if at < 0.45 * SR:  # a damped oscillator; its gain keeps the level of a lasting tone of its frequency
+            decay_secs = np.interp(note.midi, (21, 108), (1.0, 0.15)) / partial**0.5
+            radius, angle = np.exp(-1 / (decay_secs * SR)), 2 * np.pi * at / SR
+            gain = (1 - radius) * np.sin(angle) * 2 / partial
+            rings += lfilter([0, gain], [1, -2 * radius * np.cos(angle), radius**2], others).astype(np.float32)
+    rings[hold:] *= note.release[: len(rings) - hold]
+    return rings
 
 
 def _detuned(tone: np.ndarray, action: Action, midi: int) -> np.ndarray:

@@ -27,16 +27,17 @@ NEVER_DOWN = 128  # above all values of the pedal
 load_piano = cache(SampledPiano)
 
 
-def render(
-    mid: mido.MidiFile, piano: str, data: Path, rng: np.random.Generator, damping: tuple[float, float]
-) -> np.ndarray:
-    """Render a MIDI file, after `switch_pedal`, to a float32 wave, one second longer than the MIDI."""
+def render(mid: mido.MidiFile, piano: str, data: Path, rng: np.random.Generator, **action) -> np.ndarray:
+    """Render a MIDI file, after `switch_pedal`, to a float32 wave, one second longer than the MIDI.
+
+    ``action`` goes to `Action.draw`.
+    """
     notes, secs = sounding_notes(mid, PEDAL_DOWN)
     tuning = 2 ** (rng.uniform(-0.3, 0.3) / 12)  # played slower, then resampled: pitch moves, time does not
     if piano in SOUND_FONTS:
         wave = play_sound_font(stretch(mid, tuning), piano, rng)
     else:
-        wave = play(notes, secs, load_piano(data / "pianos" / piano), Action.draw(rng, damping), tuning)
+        wave = play(notes, secs, load_piano(data / "pianos" / piano), Action.draw(rng, **action), tuning)
     length = int((secs + 1) * SR)
     wave = soxr.resample(wave, SR * tuning, SR, quality="HQ")
     wave = np.pad(wave, (0, max(0, length - len(wave))))[:length]
@@ -59,7 +60,8 @@ def render_performance(row: dict, data: Path, out: Path, args: argparse.Namespac
     switch_pedal(mid, NEVER_DOWN if dry else int(rng.integers(20, 90)))
     mid.save(target)
     mid = mido.MidiFile(target)  # mido keeps the merged tracks from before the changes
-    sf.write(out / row["audio_filename"], render(mid, piano, data, rng, args.damping), SR)
+    wave = render(mid, piano, data, rng, damping=args.damping, sympathy=args.sympathy)
+    sf.write(out / row["audio_filename"], wave, SR)
     return {**row, "duration": f"{min(mid.length, args.seconds or mid.length):.6f}"}
 
 
@@ -77,6 +79,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--dynamics", type=numbers)
     parser.add_argument("--damping", type=numbers, default=(0.5, 2.0), help="the larger, the longer keys ring on")
+    parser.add_argument("--sympathy", type=numbers, help="range of the level of sympathetic strings, in dB")
     parser.add_argument("--dry", type=float, default=0.0, help="share of the performances without the sustain pedal")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
