@@ -56,8 +56,8 @@ def render_performance(row: dict, data: Path, out: Path, args: argparse.Namespac
     if args.seconds and mid.length > args.seconds:
         mid = cut(mid, rng.uniform(0, mid.length - args.seconds), args.seconds)
     soften(mid, softer)
-    dry = args.dry > 0 and rng.random() < args.dry
-    switch_pedal(mid, NEVER_DOWN if dry else int(rng.integers(20, 90)))
+    unpedalled = args.unpedalled > 0 and rng.random() < args.unpedalled
+    switch_pedal(mid, NEVER_DOWN if unpedalled else int(rng.integers(20, 90)))
     mid.save(target)
     mid = mido.MidiFile(target)  # mido keeps the merged tracks from before the changes
     wave = render(mid, piano, data, rng, damping=args.damping, sympathy=args.sympathy)
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--dynamics", type=numbers)
     parser.add_argument("--damping", type=numbers, default=(0.5, 2.0), help="the larger, the longer keys ring on")
     parser.add_argument("--sympathy", type=numbers, help="range of the level of sympathetic strings, in dB")
-    parser.add_argument("--dry", type=float, default=0.0, help="share of the performances without the sustain pedal")
+    parser.add_argument("--unpedalled", type=float, default=0.0, help="share of performances without sustain pedal")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
