@@ -160,7 +160,9 @@ def play(notes: list, secs: float, piano: SampledPiano, action: Action, tuning: 
 def _sympathetic(wave: np.ndarray, note: Struck, cents: float) -> np.ndarray:
     """What a sounding key's strings add when others with common partials are struck: swells without an onset.
 
-    The result begins with the note.
+    :param wave: all notes, (samples,)
+    :param cents: tuning of the key
+    :returns: (at most as many samples), from the note's begin until its damper has stopped the strings
     """
     hold = min(note.hold, int(SYMPATHY_SECS * SR), len(wave) - note.begin)
     others = wave[note.begin : note.begin + hold + len(note.release)].copy()
@@ -170,7 +172,7 @@ def _sympathetic(wave: np.ndarray, note: Struck, cents: float) -> np.ndarray:
     rings = np.zeros_like(others)
     for partial in range(1, SYMPATHY_PARTIALS + 1):
         at = hz * partial * (1 + 0.0004 * partial**2)
-        if at < 0.45 * SR:  # a damped oscillator; its gain keeps the level of a lasting tone of its frequency
+        if at < 0.45 * SR:  # a damped oscillator: a lasting tone of its frequency comes out at 1 / partial of its level
             decay_secs = np.interp(note.midi, (21, 108), (1.0, 0.15)) / partial**0.5
             radius, angle = np.exp(-1 / (decay_secs * SR)), 2 * np.pi * at / SR
             gain = (1 - radius) * np.sin(angle) * 2 / partial

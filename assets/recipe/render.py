@@ -27,7 +27,7 @@ NEVER_DOWN = 128  # above all values of the pedal
 load_piano = cache(SampledPiano)
 
 
-def render(mid: mido.MidiFile, piano: str, data: Path, rng: np.random.Generator, **action) -> np.ndarray:
+def render(mid: mido.MidiFile, piano: str, data: Path, rng: np.random.Generator, **action: tuple | None) -> np.ndarray:
     """Render a MIDI file, after `switch_pedal`, to a float32 wave, one second longer than the MIDI.
 
     ``action`` goes to `Action.draw`.
