@@ -1,6 +1,6 @@
 """Make varied copies of recordings: in other rooms, through other microphones, transposed and detuned.
 
-    python vary.py TREE OUT [--copies 3] [--without NAME] [--jobs 2]
+    python vary.py TREE OUT [--copies 3] [--without NAME] [--seed 11] [--jobs 2]
 
 TREE is in MAESTRO v3's layout with 16 kHz mono audio; its train split is used. Pitch is shifted by resampling, so the
 tempo changes with it, in the audio and in the MIDI. --without omits recordings whose name contains NAME.
@@ -22,10 +22,10 @@ from midi_tools import stretch
 from tree import read_rows, write_rows
 
 
-def vary(job: tuple[dict, int], tree: Path, out: Path) -> dict:
+def vary(job: tuple[dict, int], tree: Path, out: Path, seed: int) -> dict:
     """Write one copy of one recording; returns its row of the CSV."""
     row, copy = job
-    rng = np.random.default_rng([11, copy, zlib.crc32(row["midi_filename"].encode())])
+    rng = np.random.default_rng([seed, copy, zlib.crc32(row["midi_filename"].encode())])
     wave, rate = sf.read(tree / row["audio_filename"], dtype="float32")
     if rate != SR:
         raise SystemExit(f"{row['audio_filename']}: expected {SR} Hz, found {rate} Hz")
@@ -51,12 +51,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--copies", type=int, default=3)
     parser.add_argument("--without", default="\0")
+    parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     rows = [r for r in read_rows(args.tree) if r["split"] == "train" and args.without not in r["midi_filename"]]
     with ProcessPoolExecutor(args.jobs) as pool:
         jobs = [(row, copy) for row in rows for copy in range(args.copies)]
-        done = list(pool.map(partial(vary, tree=args.tree, out=args.out), jobs, chunksize=4))
+        done = list(pool.map(partial(vary, tree=args.tree, out=args.out, seed=args.seed), jobs, chunksize=4))
     write_rows(args.out, done)
 
 
