@@ -69,11 +69,12 @@ class ProbabilityMaps(nn.Module):
         return nn.functional.pad(onsets.sigmoid(), (1, 0)), nn.functional.pad(velocities.sigmoid(), (1, 0))
 
 
-def export_onnx(network: OnsetVelocityBase, path: str | Path, metadata: dict[str, str]) -> None:
-    """Write the `ProbabilityMaps` of ``network`` as one complete ONNX file.
+def export_onnx(network: OnsetVelocityBase, path: str | Path, metadata: dict[str, str]) -> float:
+    """Write the `ProbabilityMaps` of ``network`` as one complete ONNX file; returns its `largest_difference`.
 
     :raises TypeError: another module, such as the optimised CPU network, whose kernels ONNX lacks
-    :raises InputError: onnx, onnxscript or onnxruntime is not installed
+    :raises InputError: onnx, onnxscript or onnxruntime is not installed, or the file would not compute what the network
+        computes; no file is written then
     """
     if not isinstance(network, OnsetVelocityBase):
         raise TypeError(f"expected a plain network, found {type(network).__name__}: use load_network(path)")
@@ -90,6 +91,11 @@ def export_onnx(network: OnsetVelocityBase, path: str | Path, metadata: dict[str
     program.model.metadata_props.update(metadata)
     with atomic_write(path) as partial:
         program.save(str(partial))
+        difference = largest_difference(network, partial)
+        if not difference <= TOLERANCE:
+            expected = f"expected at most {TOLERANCE:g}"
+            raise InputError(f"{path}: differs from the network by up to {difference:.1e}, {expected}; not written")
+    return difference
 
 
 def onnx_metadata(network: OnsetVelocityBase, snapshot: str | Path, point: OperatingPoint) -> dict[str, str]:
@@ -151,10 +157,7 @@ def main(conf: ConfDef) -> None:
     if point is None:
         point = PUBLISHED[type(network).__name__]
         log.warning("no operating point beside %s: using the published one", snapshot)
-    export_onnx(network, out, onnx_metadata(network, snapshot, point))
-    difference = largest_difference(network, out)
-    if not difference <= TOLERANCE:
-        raise InputError(f"{out}: differs from the network by up to {difference:.1e}, expected at most {TOLERANCE:g}")
+    difference = export_onnx(network, out, onnx_metadata(network, snapshot, point))
     size = out.stat().st_size / 1e6
     print(f"{out}: {type(network).__name__}, {size:.1f} MB; onnxruntime agrees with PyTorch to {difference:.1e}")
 

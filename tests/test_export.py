@@ -72,3 +72,16 @@ def test_a_missing_extra_and_existing_files_are_one_line(tmp_path, monkeypatch, 
             run(main, ConfDef, [str(tmp_path / "x.torch"), str(tmp_path / out)])
         assert message in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"x.torch", "there.onnx"}
+
+
+def test_a_file_that_fails_its_check_is_not_written(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    save_snapshot(NETWORKS["OnsetsAndVelocities"](init=False), tmp_path / "x.torch")
+    (tmp_path / "x.onnx").write_text("an earlier export")
+    monkeypatch.setattr(export, "largest_difference", lambda network, path: 0.1)
+    with pytest.raises(SystemExit) as stop:
+        run(main, ConfDef, [str(tmp_path / "x.torch"), str(tmp_path / "x.onnx"), "OVERWRITE=true"])
+    assert stop.value.code == 2
+    assert "x.onnx: differs from the network by up to 1.0e-01" in capsys.readouterr().err
+    assert (tmp_path / "x.onnx").read_text() == "an earlier export"
+    assert {path.name for path in tmp_path.iterdir()} == {"x.torch", "x.onnx"}

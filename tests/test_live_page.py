@@ -1,5 +1,6 @@
 """The live page in a real browser: headless Chromium, its microphone fed from a wave file."""
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -277,6 +278,17 @@ def test_every_control_has_a_name_and_can_be_reached_by_key(site, open_page):
     page.focus("#gain")
     page.keyboard.press("ArrowRight")
     assert page.inner_text("#gain-value") == "+1 dB"
+
+
+def test_streams_start_with_the_threshold_of_the_server(site, open_page, transcriber):
+    page = open_page(site, permissions=())
+    sent = []
+    page.on("websocket", lambda socket: socket.on("framesent", lambda data: sent.append(data)))
+    page.select_option("#sample", index=1)
+    wait_for_more_than(0, page)
+    start = next(json.loads(text) for text in sent if isinstance(text, str))
+    assert (start["type"], start["threshold"]) == ("start", transcriber.threshold)
+    assert page.inner_text("#threshold-value") == f"{transcriber.threshold:.3f}"
 
 
 def test_ten_minutes_of_notes_are_drawn_without_looking_at_all_of_them(site, open_page):

@@ -50,11 +50,11 @@ export class Capture {
     if (!navigator.mediaDevices?.getUserMedia) {
       throw new Error("Browsers allow the microphone only on localhost or over https.");
     }
+    await this.#prepare(); // first: if it fails, no microphone is left on
     const raw = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     const microphone = await navigator.mediaDevices.getUserMedia({ audio: raw }).catch((error) => {
       throw new Error(REFUSALS[error.name] ?? `The microphone cannot be used: ${error.message}`);
     });
-    await this.#prepare();
     this.#microphone = microphone;
     for (const track of microphone.getTracks()) track.onended = () => this.#onEnd("The microphone was disconnected.");
     this.#source = this.#context.createMediaStreamSource(microphone);

@@ -21,8 +21,10 @@ export class MidiOut {
 
   /** @param id  id of an output; null: none */
   select(id) {
+    const port = id === null ? null : (this.#access.outputs.get(id) ?? null);
+    if (port === this.#port) return; // another device came or went
     this.release();
-    this.#port = id === null ? null : (this.#access.outputs.get(id) ?? null);
+    this.#port = port;
   }
 
   /** Note-on now, and note-off after `secs`; Infinity: at end(). */

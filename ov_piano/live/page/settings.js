@@ -17,7 +17,7 @@ export function connectSettings(about, onChange) {
       gain_db: gain.valueAsNumber,
       look_ahead_frames: lookAhead.valueAsNumber,
     };
-    $("threshold-value").textContent = settings.threshold.toFixed(2);
+    $("threshold-value").textContent = settings.threshold.toFixed(3);
     $("gain-value").textContent = `${settings.gain_db > 0 ? "+" : ""}${settings.gain_db} dB`;
     $("look-ahead-value").textContent = `${Math.round(1000 * settings.look_ahead_frames * about.frame_secs)} ms`;
     return settings;

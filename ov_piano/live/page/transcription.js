@@ -106,6 +106,7 @@ export class Transcription {
         this.#handlers.onConnection(true);
         if (this.#skipped) this.#handlers.onSkipped(this.#skipped);
         this.#skipped = 0;
+        this.#stream.adjust(this.settings.threshold, this.settings.gain_db); // they may have changed meanwhile
         this.#pump();
       },
       onClose: (outcome) => this.#closed(outcome),
