@@ -231,7 +231,7 @@ class LogMel(nn.Module):
     def in_blocks(self, waves: Iterable[Tensor]) -> Iterator[Tensor]:
         """The log-mel of consecutive ``waves`` in blocks (mels, frames), not yet clamped.
 
-        Clamp each block to ``TOP_DB`` below the maximum of all blocks. The hop must be at most
+        Clamp each block to ``TOP_DB`` below the maximum of all blocks. The hop must be less than
         half the window.
         """
         size, half = len(self.window), len(self.window) // 2

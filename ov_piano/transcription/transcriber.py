@@ -125,8 +125,8 @@ class Transcriber:
 def _check_supported(logmel: LogMelSettings, path: Path) -> None:
     """:raises InputError: log-mels that the transcription does not compute"""
     rate, hop = LogMelSettings.sample_rate, LogMelSettings.hop
-    if (logmel.sample_rate, logmel.hop) != (rate, hop) or logmel.window < 2 * hop:
+    if (logmel.sample_rate, logmel.hop) != (rate, hop) or logmel.window <= 2 * hop or logmel.window % 2:
         raise InputError(
-            f"{path}: transcription needs log-mels with sample_rate={rate}, hop={hop} and a window of at least "
-            f"{2 * hop}, found {logmel.sample_rate}, {logmel.hop} and {logmel.window}"
+            f"{path}: transcription needs log-mels with sample_rate={rate}, hop={hop} and an even window of "
+            f"more than {2 * hop}, found {logmel.sample_rate}, {logmel.hop} and {logmel.window}"
         )
