@@ -37,7 +37,8 @@ def table(conf_class: type) -> str:
     lines = ["| setting | default | meaning |", "|---|---|---|"]
     for field in dataclasses.fields(conf_class):
         meaning = field.metadata["meaning"].replace("|", "\\|")
-        lines.append(f"| `{field.name}` | `{default_text(field)}` | {meaning} |")
+        presets = "".join(f", `{preset}` with `{other}`" for other, preset in field.metadata["presets"].items())
+        lines.append(f"| `{field.name}` | `{default_text(field)}`{presets} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 

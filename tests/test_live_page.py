@@ -283,7 +283,7 @@ def test_every_control_has_a_name_and_can_be_reached_by_key(site, open_page):
 def test_streams_start_with_the_threshold_of_the_server(site, open_page, transcriber):
     page = open_page(site, permissions=())
     sent = []
-    page.on("websocket", lambda socket: socket.on("framesent", sent.append))
+    page.on("websocket", lambda socket: socket.on("framesent", lambda data: sent.append(data)))  # noqa: PLW0108
     page.select_option("#sample", index=1)
     wait_for_more_than(0, page)
     start = next(json.loads(text) for text in sent if isinstance(text, str))

@@ -230,3 +230,11 @@ def test_training_refuses_to_start_from_a_snapshot_of_another_slope_or_log_mel(t
     change(conf.SNAPSHOT_INPATH, logmel=asdict(replace(SETTINGS, fmin=30)))
     with pytest.raises(InputError, match=r"expected log-mels with fmin=30, .* found fmin=50"):
         train.build_trainer(conf, pair, None, None)
+
+
+def test_an_operating_point_that_could_not_be_read_is_not_written(tmp_path):
+    snapshot = save(tmp_path)
+    before = sidecar_path(snapshot).read_text()
+    with pytest.raises(InputError, match=r"\.yaml: expected a threshold from 0 to 1 and a shift below 1 s, found"):
+        write_operating_point(snapshot, OperatingPoint(0.7, -10.0))
+    assert sidecar_path(snapshot).read_text() == before

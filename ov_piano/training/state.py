@@ -54,13 +54,16 @@ class TrainingState:
         )
 
     def save(self, folder: str | Path, name: str = NAME) -> Path:
-        """Write the state to ``folder`` atomically; keep it and the previous one, delete the others.
+        """Write the state to ``folder`` atomically.
 
-        States of later steps belong to an earlier run, which this run replaces.
+        A state to resume from, called `NAME`, replaces all others but the previous one. States of later steps belong to
+        an earlier run, which this run replaces.
         """
         folder = Path(folder)
         path = folder / name.format(step=self.step)
         save_atomically({field.name: getattr(self, field.name) for field in fields(self)}, path)
+        if name != NAME:
+            return path
         states = saved_states(folder)
         own = [state for state in states if _step(state) <= self.step]
         for state in states:
@@ -100,6 +103,8 @@ class TrainingState:
             optimizer.load_state_dict(self.optimizer)
             if average is not None and self.average is not None:
                 average.load_state_dict(self.average)
+            elif average is not None:
+                average.module.load_state_dict(self.model)
         except (RuntimeError, ValueError, KeyError) as error:
             raise InputError(f"{path}: state of a different model: {str(error).splitlines()[0]}") from None
         for group, kept_settings in zip(optimizer.param_groups, settings, strict=True):
