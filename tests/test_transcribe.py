@@ -474,7 +474,7 @@ def test_recordings_are_arguments_and_the_configuration_is_not_printed(tmp_path,
 
 
 def test_ctrl_c_leaves_nothing_half_written(tmp_path, snapshot):
-    sf.write(tmp_path / "long.wav", np.random.default_rng(0).normal(0, 0.1, 300 * RATE), RATE)
+    sf.write(tmp_path / "long.wav", np.random.default_rng(0).normal(0, 0.1, 1200 * RATE), RATE)
     settings = ("OUT=out", f"SNAPSHOT_INPATH={snapshot}", "INFERENCE_CHUNK_SIZE=2.4", "INFERENCE_CHUNK_OVERLAP=0.48")
     process = command("AUDIO=long.wav", *settings, cwd=tmp_path)
     while "threshold" not in process.stdout.readline().lower().split(":")[-1]:
