@@ -59,6 +59,8 @@ XV_TAKE_ONE_EVERY = 5  # use every fifth validation recording
 def training_chunks(conf: ConfDef, pair: StorePair, processes: Processes) -> ChunkDataset:
     """Chunks of TRAIN_BATCH_SECS, about one per second of audio."""
     length, stride = conf.chunk_length_and_stride(pair.frame_secs)
+    if conf.TRAIN_ENDS and not pair.roll_name.extend_sustain:
+        raise InputError(f"{conf.HDF5_ROLL_PATH}: TRAIN_ENDS needs piano rolls made with MIDI_SUS_EXTEND=true")
     rows = SOUNDING_KEY_ROWS if conf.TRAIN_ENDS else KEY_ROWS
     with processes.first_before_others():
         cache = open_frame_cache(pair) if conf.FRAME_CACHE else None

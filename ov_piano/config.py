@@ -37,6 +37,10 @@ SEED = Check("a number from 0 to 2**64 - 1", lambda x: 0 <= x < 2**64)
 FRACTION = Check("a number from 0 to 1", lambda x: 0 <= x <= 1)
 ODD = Check("an odd number above 0", lambda x: x > 0 and x % 2 == 1)
 FRACTIONS = Check("one or more numbers from 0 to 1", lambda xs: len(xs) > 0 and all(0 <= x <= 1 for x in xs))
+SHIFT = Check("a number of seconds from -3600 to 3600", lambda x: -3600 <= x <= 3600)
+SHIFTS = Check(
+    "one or more numbers of seconds from -3600 to 3600", lambda xs: len(xs) > 0 and all(map(SHIFT.holds, xs))
+)
 NOT_EMPTY = Check("one or more values", lambda xs: len(xs) > 0)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ov_piano.cli import run
-from ov_piano.config import POSITIVE, REQUIRED, option
+from ov_piano.config import POSITIVE, REQUIRED, SHIFT, option
 from ov_piano.errors import InputError
 from ov_piano.evaluation.analysis import analyse
 from ov_piano.evaluation.frames import frame_table
@@ -48,7 +48,7 @@ class ConfDef:
     REFERENCE: str = option(REQUIRED, "reference MIDI file or folder", positional=True)
     ESTIMATE: str = option(REQUIRED, "MIDI file or folder to score", positional=True)
     OUT: str | None = option(None, "new folder for the tables as CSV files; null: print only")
-    SHIFT: float = option(0.0, "time shift of the estimated onsets in seconds")
+    SHIFT: float = option(0.0, "time shift of the estimated onsets in seconds", SHIFT)
     TOLERANCE_SECS: float = option(0.05, "onset tolerance in seconds", POSITIVE)
     TOLERANCE_VEL: float = option(0.1, "velocity tolerance on a scale of 0-1, after rescaling", POSITIVE)
     VERBOSE: bool = option(False, "print the configuration first")

@@ -24,7 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ov_piano.cli import run
-from ov_piano.config import FRACTION, NON_NEGATIVE, POSITIVE, option
+from ov_piano.config import FRACTION, NON_NEGATIVE, POSITIVE, SHIFT, option
 from ov_piano.errors import InputError
 from ov_piano.machine.atomic import atomic_write
 from ov_piano.machine.device import DEFAULT_DEVICE
@@ -49,7 +49,7 @@ class Files:
     OUT: str = option("out/transcriptions", "output folder; for a single recording, also the path of its .mid file")
     SNAPSHOT_INPATH: str | None = option(None, "network weights; null: the shipped snapshot")
     THRESHOLD: float | None = option(None, "onset probability threshold; null: the snapshot's", FRACTION)
-    SHIFT: float | None = option(None, "time shift of all notes in seconds; null: the snapshot's")
+    SHIFT: float | None = option(None, "time shift of all notes in seconds; null: the snapshot's", SHIFT)
     NOTE_SECS: float = option(
         NOTE_SECS,
         "duration in seconds of notes without a detected end; the key's next onset ends a note earlier",

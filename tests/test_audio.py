@@ -1,5 +1,6 @@
 """Log-mels: golden arrays, torchaudio as the reference, and many kinds of audio files."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,18 @@ def test_unusable_audio_is_refused_with_path_and_reason(tmp_path, case):
     with pytest.raises(InputError, match=case) as error:
         load_mono(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("length", [0x7FFFF000, 0x7FFFEFFE, 0x80000000, 0xFFFFFFFF])
+def test_wave_files_written_to_a_pipe_are_read_to_their_end(tmp_path, length):
+    """They have a placeholder for the length: from sox (whole blocks), arecord and ffmpeg."""
+    path, samples = tmp_path / "piped.wav", np.random.default_rng(0).uniform(-1, 1, 5000)
+    sf.write(path, samples, 16000, subtype="PCM_16")
+    contents = path.read_bytes()
+    assert contents[36:40] == b"data"
+    expected = load_mono(path)
+    path.write_bytes(contents[:40] + struct.pack("<I", length) + contents[44:])
+    torch.testing.assert_close(load_mono(path), expected, rtol=0, atol=0)
 
 
 def test_truncated_flac_is_refused(tmp_path):

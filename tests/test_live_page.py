@@ -1,6 +1,7 @@
 """The live page in a real browser: headless Chromium, its microphone fed from a wave file."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -228,6 +229,32 @@ def test_notes_stay_when_the_server_stops_and_continue_when_it_returns(transcrib
             assert after["onset_secs"].max() > end + 1  # the gap keeps its length
             pd.testing.assert_frame_equal(after[: len(before)], before)
             page.close()
+
+
+def test_sound_that_never_reached_the_server_is_reported_at_the_stop(transcriber, open_page):
+    with Service(transcriber, CHEAP) as service:
+        with live_site(service) as first:
+            page = open_page(first)
+            page.click("#microphone")
+            expect(page.locator("#connection")).to_have_text("connected", timeout=PATIENCE_MS)
+        expect(page.locator("#notice")).to_contain_text("Lost the connection to the server", timeout=PATIENCE_MS)
+        page.wait_for_timeout(1000)
+        page.click("#microphone")
+        expect(page.locator("#notice")).to_contain_text(
+            re.compile(r"notes in 0:\d+\. Skipped \d+\.\d s of sound: the server")
+        )
+        expect(page.locator("#microphone")).to_have_attribute("aria-pressed", "false")
+
+
+def test_a_connection_that_is_dead_without_saying_so_does_not_hold_the_page(site, open_page):
+    page = open_page(site)
+    page.evaluate("Object.defineProperty(WebSocket.prototype, 'send', { value: () => {} })")  # nothing gets through
+    page.clock.install()
+    page.click("#microphone")
+    page.wait_for_timeout(500)
+    page.click("#microphone")
+    page.clock.fast_forward(21_000)
+    expect(page.locator("#notice")).to_contain_text("0 notes in 0:", timeout=PATIENCE_MS)
 
 
 def test_streams_beyond_the_limit_are_refused(transcriber, open_page):

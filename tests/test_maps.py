@@ -86,6 +86,17 @@ def test_recordings_are_sorted_by_instrument_category_and_name(toy_maps):
         assert recording.midi_path.is_file()
 
 
+def test_suffixes_may_be_in_capitals(toy_maps, tmp_path):
+    root = shutil.copytree(toy_maps, tmp_path / "MAPS")
+    for path in [*root.rglob("*op27*.wav"), *root.rglob("*op27*.mid")]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+    recordings = load_recordings(root)
+    assert [rec.metadata for rec in recordings] == [rec.metadata for rec in load_recordings(toy_maps)]
+    for recording in recordings:
+        assert recording.audio_path.is_file()
+        assert recording.midi_path.is_file()
+
+
 def test_instruments_and_categories_filter_the_recordings(toy_maps):
     names = [rec.name for rec in load_recordings(toy_maps, ["AkPnBcht", "ENSTDkAm"], ["MUS", "RAND"])]
     assert names == [

@@ -54,6 +54,15 @@ def trained(data, snapshot, tmp_path_factory):
     return folder
 
 
+def test_rolls_whose_notes_end_with_the_keys_are_refused(data, snapshot, tmp_path):
+    *paths, roll = data
+    copy = tmp_path / ROLL_NAME.replace("extendsus=True", "extendsus=False")
+    shutil.copy(roll.split("=", 1)[1], copy)
+    args = (*paths, f"HDF5_ROLL_PATH={copy}", *TINY, "TRAIN_ENDS=true", f"SNAPSHOT_INPATH={snapshot}")
+    line = refused(TRAIN, *args, f"OUTPUT_DIR={tmp_path / 'out'}")
+    assert f"{copy}: TRAIN_ENDS needs piano rolls made with MIDI_SUS_EXTEND=true" in line
+
+
 def trained_ends(folder: Path, step: int) -> Path:
     (path,) = (folder / "model_snapshots").glob(f"*step={step}_f1=*.ends.torch")
     return path

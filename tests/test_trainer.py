@@ -206,6 +206,33 @@ def test_a_loss_that_is_not_finite_names_the_recordings_and_keeps_the_weights(tm
     assert {path.name for path in earlier.parent.iterdir()} == {"not_finite_after_step=0.pt", earlier.name}
 
 
+def test_weights_that_are_not_finite_are_neither_saved_nor_validated(tmp_path):
+    trainer = new_trainer(tmp_path)
+    trainer.step = 3
+    trainer.save_state()
+    trainer.step = 4
+    with torch.no_grad():
+        trainer.model.velocities.weight[0, 0] = float("inf")
+    for save in (trainer.save_state, trainer.validate):
+        with pytest.raises(InputError, match=r"step 4: the weights are not finite \(velocities.weight\); "):
+            save()
+    saved = {path.name for path in (tmp_path / "training_states").iterdir()}
+    assert saved == {"training_state_step=3.pt", "not_finite_after_step=4.pt"}
+
+
+def test_a_resumed_run_counts_the_snapshots_it_has_saved(tmp_path):
+    for keep, steps in ((1, (1, 2)), (1, (3, 4))):
+        trainer = new_trainer(tmp_path)
+        trainer.snapshots.keep = keep
+        if steps[0] > 1:
+            trainer.resume(tmp_path / "training_states" / "training_state_step=2.pt")
+        for step in steps:
+            trainer.step = step
+            trainer.save(trainer.model, {"F1": 0.9 - step / 10})
+    names = [path.name for path in (tmp_path / "model_snapshots").glob("*.torch")]
+    assert sorted(name.split("step=")[1] for name in names) == ["1_f1=0.8000.torch", "4_f1=0.5000.torch"]
+
+
 def test_the_best_and_the_newest_snapshots_are_kept(tmp_path):
     (tmp_path / "of_another_run.torch").touch()
     folder = SnapshotFolder(tmp_path, keep=2)

@@ -24,6 +24,8 @@ from ov_piano.settings import LogMelSettings
 RATES = range(1000, 1_000_001)  # Hz, of audio files
 LARGEST_KERNEL = 2**24  # entries; torchaudio needs five times the memory, gigabytes for an odd ratio of rates
 LARGEST_SAMPLE = 1e9  # full scale is 1; beyond this the power spectrogram could overflow
+# Length of the data chunk in WAV files that a program writes to a pipe: sox, arecord, ffmpeg
+UNKNOWN_LENGTHS = range(0x7FFFEF00, 0x7FFFF001), range(0x80000000, 0x80000001), range(0xFFFFFF00, 2**32)
 SILENCE_DB = -100.0  # dB, log-mel of digital silence: AmplitudeToDB's floor of 1e-10
 BLOCK_SECS = 10  # read and resampled at once
 LARGEST_BLOCK = 2**24  # values; limits blocks with many channels or a high sampling rate
@@ -86,7 +88,7 @@ def _check_wave_length(path: Path) -> None:
             name, length = struct.unpack("<4sI", head)
             if name == b"data":
                 missing = file.tell() + length - size
-                if missing > 0 and length < 0xFFFFFF00:  # streaming programs write about 2**32 - 1
+                if missing > 0 and not any(length in lengths for lengths in UNKNOWN_LENGTHS):
                     raise InputError(f"{path}: truncated, {missing} of {length} bytes of its samples are missing")
                 return
             file.seek(length + length % 2, 1)

@@ -126,8 +126,9 @@ def load_recordings(
 
 
 def _list_folder(folder: Path, instrument: str, category: str, need_audio: bool) -> list[Recording]:
-    """All recordings below ``folder``, which may not exist."""
-    files = {path for path in folder.rglob("*") if path.suffix in (".wav", ".mid") and not path.name.startswith(".")}
+    """All recordings below ``folder``, which may not exist; suffixes may be in capitals."""
+    paths = [path for path in folder.rglob("*") if not path.name.startswith(".")]
+    files = {path.with_suffix(path.suffix.lower()): path for path in paths if path.suffix.lower() in (".wav", ".mid")}
     recordings = []
     for stem in sorted({path.with_suffix("") for path in files}):
         name = parse_basename(stem.name)
@@ -137,7 +138,8 @@ def _list_folder(folder: Path, instrument: str, category: str, need_audio: bool)
         for path, needed in ((midi, True), (audio, need_audio)):
             if needed and path not in files:
                 raise InputError(f"{path}: no such file, although its counterpart exists")
-        recordings.append(Recording(stem.name, audio, midi, MapsMetadata(stem.name, instrument, category)))
+        metadata = MapsMetadata(stem.name, instrument, category)
+        recordings.append(Recording(stem.name, files.get(audio, audio), files[midi], metadata))
     return recordings
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, NOT_EMPTY, POSITIVE, REQUIRED, option
+from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, POSITIVE, REQUIRED, SHIFTS, option
 from ov_piano.errors import InputError
 from ov_piano.settings import DatasetConf, DecoderConf, InferenceConf, MapsConf, SpeedConf, StoresConf, Tolerances
 
@@ -21,7 +21,7 @@ class Search:
     SNAPSHOT_INPATH: str = option(REQUIRED, "snapshot to evaluate, saved by script 1")
     XV_TAKE_ONE_EVERY: int = option(5, "use every n-th validation recording for the search", POSITIVE)
     SEARCH_THRESHOLDS: list[float] = option([0.77], "onset probability thresholds to try", FRACTIONS)
-    SEARCH_SHIFTS: list[float] = option([-0.01], "time shifts to try, in seconds, added to detected onsets", NOT_EMPTY)
+    SEARCH_SHIFTS: list[float] = option([-0.01], "time shifts to try, in seconds, added to detected onsets", SHIFTS)
     SEARCH_TIE: float = option(
         0.0, "among shifts within this margin of the best onset F1, choose the most accurate onset times", FRACTION
     )

@@ -33,6 +33,7 @@ from ov_piano.transcription.streaming import StreamEvent, StreamingTranscriber
 REFUSED = 4000  # close code: the page must not reconnect by itself; the last message gives the reason
 PROGRESS_SECS = 0.25
 INBOX = 8  # messages: 0.2 s of the page's audio
+MERGED_SECS = 4  # audio processed at once, or a message more: `StreamingTranscriber` keeps 6 s of log-mel frames
 Message = Start | Adjust | Stop | bytes
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class Session:
     async def _transcribe(self, message: bytes, sample_rate: int) -> Message | None:
         """Process these samples together with those that have arrived meanwhile; returns a later message, if any."""
         blocks, following = [parse_samples(message, sample_rate)], None
-        while following is None and not self.inbox.empty():
+        while following is None and not self.inbox.empty() and sum(map(len, blocks)) < MERGED_SECS * sample_rate:
             following = await self._next()
             if isinstance(following, bytes):
                 blocks.append(parse_samples(following, sample_rate))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, POSITIVE, SEED, one_of, option
+from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, POSITIVE, SEED, SHIFT, one_of, option
 from ov_piano.constants import MELS_2023
 from ov_piano.errors import InputError
 from ov_piano.model.networks import NETWORKS
@@ -84,7 +84,7 @@ class Scoring:
 
     XV_TOLERANCE_SECS: float = option(0.05, "onset tolerance in seconds", POSITIVE)
     XV_TOLERANCE_VEL: float = option(0.1, "velocity tolerance on a scale of 0-1", POSITIVE)
-    XV_SHIFT: float = option(-0.01, "seconds added to detected onsets before scoring")
+    XV_SHIFT: float = option(-0.01, "seconds added to detected onsets before scoring", SHIFT)
 
 
 @dataclass
@@ -159,6 +159,8 @@ class TrainConf(Method, SpeedConf, Running, MapsConf, Scoring, DecoderConf, Vali
             raise InputError(f"setting LR_PERIOD={self.LR_PERIOD}: expected at least 2 steps")
         if self.AVERAGE_DECAY == 1:
             raise InputError("setting AVERAGE_DECAY=1: expected less, or the average never changes")
+        if self.ENDS_INPATH is not None and not self.TRAIN_ENDS:
+            raise InputError(f"setting ENDS_INPATH={self.ENDS_INPATH}: expected TRAIN_ENDS=true")
         if self.TRAIN_ENDS and self.EDGE_LOSS_WEIGHT:
             raise InputError(f"setting EDGE_LOSS_WEIGHT={self.EDGE_LOSS_WEIGHT:g}: expected 0 with TRAIN_ENDS=true")
         if self.TRAIN_ENDS and not self.TRAINABLE_ONSETS:

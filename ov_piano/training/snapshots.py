@@ -34,7 +34,7 @@ class SnapshotFolder:
     leaky_relu_slope: float | None = None
     logmel: LogMelSettings | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
-    _saved: list[tuple[float, Path]] = field(default_factory=list)  # onset F1 and path, oldest first
+    saved: list[tuple[float, str]] = field(default_factory=list)  # F1 and file name, oldest first
 
     def save(self, model: nn.Module, step: int, scores: dict[str, float] | None = None) -> Path:
         """Save ``model`` and return the path; ``scores`` are those of its cross-validation."""
@@ -51,7 +51,7 @@ class SnapshotFolder:
         except BaseException:
             sidecar.unlink(missing_ok=True)
             raise
-        self._saved.append((best, path))
+        self.saved.append((float(best), path.name))
         if self.keep is not None:
             self._delete_all_but(self.keep)
         return path
@@ -69,13 +69,18 @@ class SnapshotFolder:
         return {name: value for name, value in entries.items() if value is not None}
 
     def _delete_all_but(self, keep: int) -> None:
-        best = sorted(self._saved, key=lambda saved: saved[0], reverse=True)[:keep]
-        kept = [saved for saved in self._saved if saved in best or saved in self._saved[-keep:]]
-        for saved in self._saved:
+        best = sorted(self.saved, key=lambda saved: saved[0], reverse=True)[:keep]
+        kept = [saved for saved in self.saved if saved in best or saved in self.saved[-keep:]]
+        for saved in self.saved:
             if saved not in kept:
-                saved[1].unlink(missing_ok=True)
-                sidecar_path(saved[1]).unlink(missing_ok=True)
-        self._saved = kept
+                path = self.folder / saved[1]
+                path.unlink(missing_ok=True)
+                sidecar_path(path).unlink(missing_ok=True)
+        self.saved = kept
+
+    def resume(self, saved: list[tuple[float, str]]) -> None:
+        """Count the snapshots that the resumed run has saved, where they still exist."""
+        self.saved = [(best, name) for best, name in saved if (self.folder / name).exists()]
 
     def has_validated(self, step: int) -> bool:
         """Whether a cross-validated snapshot of ``step`` exists."""

@@ -8,7 +8,7 @@ no code.
 import logging
 import re
 import zlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class TrainingState:
     conf: str  # resolved settings as YAML
     commit: str
     average: dict[str, Any] | None = None  # of the averaged weights, if any
+    snapshots: list[tuple[float, str]] = field(default_factory=list)  # saved by the run: F1 and file name
 
     @classmethod
     def of(
@@ -61,7 +62,7 @@ class TrainingState:
         """
         folder = Path(folder)
         path = folder / name.format(step=self.step)
-        save_atomically({field.name: getattr(self, field.name) for field in fields(self)}, path)
+        save_atomically({entry.name: getattr(self, entry.name) for entry in fields(self)}, path)
         if name != NAME:
             return path
         states = saved_states(folder)
@@ -106,7 +107,7 @@ class TrainingState:
             elif average is not None:
                 average.module.load_state_dict(self.model)
         except (RuntimeError, ValueError, KeyError) as error:
-            raise InputError(f"{path}: state of a different model: {str(error).splitlines()[0]}") from None
+            raise InputError(f"{path}: state of a different model: {' '.join(str(error).split())}") from None
         for group, kept_settings in zip(optimizer.param_groups, settings, strict=True):
             group.update(kept_settings)
 

@@ -15,13 +15,14 @@ HEAVY_FRAMES = 8  # those that a stream may still decide about: its look-ahead a
 def with_stream_end(logmel: Tensor) -> Tensor:
     """Log-mel (b, mels, t); in every second chunk, the last `EDGE_FRAMES` repeat the frame before them.
 
-    The others end as recordings do, so that the network also learns what to do there.
+    The others end as recordings do, so that the network also learns what to do there. A chunk alone is drawn by lot.
     """
     heard = logmel.shape[2] - EDGE_FRAMES
     if heard < 1:
         return logmel
+    first = 0 if len(logmel) > 1 else int(torch.randint(2, ()))
     ended = logmel.clone()
-    ended[::2, :, heard:] = logmel[::2, :, heard - 1 : heard]
+    ended[first::2, :, heard:] = logmel[first::2, :, heard - 1 : heard]
     return ended
 
 

@@ -26,6 +26,8 @@ from ov_piano.training.snapshots import SnapshotFolder
 from ov_piano.training.state import NAME, NOT_FINITE, TrainingState, seed_step
 from ov_piano.training.step import TrainingStep
 
+CONTINUE = "try a lower LR_MAX, and RESUME=auto to continue from the last good state"
+
 logger = logging.getLogger(__name__)
 
 
@@ -131,8 +133,12 @@ class Trainer:
         return model
 
     def validate(self) -> Validation:
-        """Cross-validate the current model."""
+        """Cross-validate the current model.
+
+        :raises InputError: weights or batch-norm statistics are not finite
+        """
         started = time.perf_counter()
+        self._require_finite()
         model = self.model_for_use()
         scores = summary(self.cross_validation(optimize_for_inference(model) if self.fast else model.infer))
         self.validated_step = self.step
@@ -150,8 +156,12 @@ class Trainer:
         self.save_state()
 
     def save_state(self) -> None:
-        """Save the training state, unless this step's is saved already; only the first process writes."""
+        """Save the training state, unless this step's is saved already; only the first process writes.
+
+        :raises InputError: weights or batch-norm statistics are not finite; earlier states stay
+        """
         if self.saved_step != self.step:
+            self._require_finite()
             self._save_state(NAME)
             self.saved_step = self.step
 
@@ -163,6 +173,7 @@ class Trainer:
         state = TrainingState.load(path)
         state.restore(self.model, self.training_step.optimizer, path, self.average)
         self.step, self.epoch, self.batch = state.step, state.epoch, state.batch
+        self.snapshots.resume(state.snapshots)
         if self.snapshots.has_validated(self.step):
             self.validated_step = self.step
         logger.info("resumed from %s at step %d", path, self.step)
@@ -180,7 +191,18 @@ class Trainer:
             epoch=self.epoch,
             batch=self.batch,
             conf=self.conf_yaml,
+            snapshots=self.snapshots.saved,
         ).save(self.states_folder, name)
+
+    def _require_finite(self) -> None:
+        """The update of a finite loss may be infinite, too."""
+        tensors = self.model.state_dict().items()
+        broken = [name for name, tensor in tensors if not tensor.isfinite().all()]
+        if broken:
+            path = self._save_state(NOT_FINITE)
+            raise InputError(
+                f"step {self.step}: the weights are not finite ({broken[0]}); {CONTINUE}; state for inspection: {path}"
+            )
 
     def _stop_at(self, losses: dict[str, float], chunks: Chunks) -> None:
         values = ", ".join(
@@ -189,7 +211,6 @@ class Trainer:
         names = sorted({self.recording_names[index] for index in chunks.recordings.tolist()})
         path = self._save_state(NOT_FINITE)
         raise InputError(
-            f"step {self.step + 1}: the loss is not finite ({values}); try a "
-            f"lower LR_MAX, and RESUME=auto to continue from the last good state; recordings in the batch: "
-            f"{', '.join(names)}; state for inspection: {path}"
+            f"step {self.step + 1}: the loss is not finite ({values}); {CONTINUE}; "
+            f"recordings in the batch: {', '.join(names)}; state for inspection: {path}"
         )

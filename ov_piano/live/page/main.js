@@ -75,8 +75,7 @@ const transcription = new Transcription(settings, about.behind_secs, {
     if (!isConnected) display.notify("Lost the connection to the server. The notes so far are safe; reconnecting …", true);
   },
   onSkipped(seconds) {
-    const why = "the server was unreachable or too slow (larger HOP_FRAMES need less processor time)";
-    display.notify(`Skipped ${seconds.toFixed(1)} s of sound: ${why}.`, true);
+    display.notify(aboutSkipped(seconds), true);
   },
   onRefused(message) {
     act(async () => {
@@ -133,7 +132,8 @@ async function playSample(sample) {
 async function pauseOrResume() {
   if (capture.state === "running") {
     await capture.pause();
-    await transcription.end();
+    const skipped = await transcription.end();
+    if (skipped) display.notify(aboutSkipped(skipped), true);
   } else {
     player.stop();
     transcription.begin(capture.sampleRate);
@@ -141,17 +141,25 @@ async function pauseOrResume() {
   }
 }
 
+function aboutSkipped(seconds) {
+  const why = "the server was unreachable or too slow (larger HOP_FRAMES need less processor time)";
+  return `Skipped ${seconds.toFixed(1)} s of sound: ${why}.`;
+}
+
+/** Returns the seconds of sound at the end that were skipped. */
 async function stop() {
   player.stop();
   midiOut.release();
   await capture.stop();
-  await transcription.end();
+  const skipped = await transcription.end();
   level.clear();
+  return skipped;
 }
 
 async function finish(reason = "") {
-  await stop();
-  display.notify(`${reason} ${take.notes.length} notes in ${clock(capture.time)}.`.trim());
+  const skipped = await stop();
+  const notes = `${take.notes.length} notes in ${clock(capture.time)}.`;
+  display.notify([reason, notes, skipped ? aboutSkipped(skipped) : ""].join(" ").trim(), skipped > 0);
 }
 
 async function playNotes() {

@@ -4,6 +4,7 @@
 import { Stream } from "./stream.js";
 
 const RETRY_MS = [500, 1000, 2000, 4000];
+const LAST_NOTES_MS = 20_000; // to wait for them; a connection may be dead without saying so
 
 export class Transcription {
   settings; // threshold, gain_db, look_ahead_frames
@@ -46,20 +47,27 @@ export class Transcription {
     this.#pump();
   }
 
-  /** No more audio for now; resolves when the last notes have arrived. */
+  /** No more audio for now; resolves when the last notes have arrived, to the seconds of audio that were skipped. */
   async end() {
     this.#active = false;
     clearTimeout(this.#timer);
     this.#timer = null;
-    if (!this.#stream) return;
-    const done = new Promise((resolve) => this.#whenDone.push(resolve));
-    this.#pump();
-    await done;
+    if (this.#stream) {
+      const done = new Promise((resolve) => this.#whenDone.push(resolve));
+      const patience = setTimeout(() => this.abandon(), LAST_NOTES_MS);
+      this.#pump();
+      await done;
+      clearTimeout(patience);
+    }
+    this.#skip();
+    const skipped = this.#skipped;
+    this.#skipped = 0;
+    return skipped;
   }
 
   /** Discard audio that waits and notes that have not arrived. */
   abandon() {
-    this.#waiting = [];
+    this.#skip();
     if (this.#stream) this.#handlers.onStreamEnd();
     this.#stream?.abandon();
     this.#stream = null;
@@ -90,11 +98,16 @@ export class Transcription {
   }
 
   #trim() {
-    let waiting = this.#waiting.reduce((sum, { samples }) => sum + samples.length, 0) / this.#sampleRate;
-    while (waiting > this.#mostBehind) {
-      const seconds = this.#waiting.shift().samples.length / this.#sampleRate;
-      waiting -= seconds;
-      this.#skipped += seconds;
+    const total = this.#waiting.reduce((sum, { samples }) => sum + samples.length, 0) / this.#sampleRate;
+    this.#skip(total - this.#mostBehind);
+  }
+
+  /** Discard at least this much of the audio that waits, the oldest first. */
+  #skip(seconds = Infinity) {
+    for (let skipped = 0; skipped < seconds && this.#waiting.length;) {
+      const length = this.#waiting.shift().samples.length / this.#sampleRate;
+      skipped += length;
+      this.#skipped += length;
     }
   }
 
@@ -128,7 +141,7 @@ export class Transcription {
           this.#timer = null;
           this.#pump();
         }, delay);
-      } else this.#waiting = [];
+      } else this.#skip();
     }
     if (this.#waiting.length && !this.#timer) this.#pump();
     else if (!this.#active) this.#settle();
