@@ -14,13 +14,13 @@ from websockets.sync.client import ClientConnection, connect
 from ov_piano.live.__main__ import listen
 from ov_piano.live.server import create_app, web_server
 from ov_piano.live.service import Service
-from ov_piano.model.sidecar import read_operating_point
+from ov_piano.model.sidecar import read_sidecar
 from ov_piano.resources import default_snapshot
 from ov_piano.transcription.streaming import DEFAULT
 
 START = {
     "type": "start",
-    "threshold": read_operating_point(default_snapshot()).threshold,
+    "threshold": read_sidecar(default_snapshot()).point.threshold,
     "gain_db": 0,
     "look_ahead_frames": DEFAULT.look_ahead_frames,
 }

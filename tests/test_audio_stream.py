@@ -84,6 +84,11 @@ def test_resampler_equals_torchaudio():
     np.testing.assert_allclose(resampler.take(length), expected, atol=1e-6)
 
 
+def test_rates_may_be_floating_point_numbers():
+    wave = noise(44_100)
+    assert torch.equal(streamed_logmel(wave, 44_100.0, [5000], 4), streamed_logmel(wave, 44_100, [5000], 4))
+
+
 def test_queue_forgets_what_was_read():
     queue = Queue(lead=2)
     queue.append(np.arange(5, dtype=np.float32))
@@ -116,7 +121,9 @@ def test_unusable_blocks_are_refused(samples, message):
         mono_block(samples)
 
 
-@pytest.mark.parametrize(("rate", "message"), [(100, "sampling rate 100 Hz"), (44_101, "no simple ratio")])
+@pytest.mark.parametrize(
+    ("rate", "message"), [(100, "sampling rate 100 Hz"), (44_101, "no simple ratio"), (44_100.5, "a whole number")]
+)
 def test_unusable_rates_are_refused(rate, message):
     with pytest.raises(InputError, match=message):
         StreamResampler(rate)

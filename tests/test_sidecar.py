@@ -17,7 +17,6 @@ from ov_piano.data.store_names import MelName, RollName
 from ov_piano.errors import InputError
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.sidecar import (
-    read_operating_point,
     read_sidecar,
     sidecar_path,
     write_operating_point,
@@ -58,7 +57,7 @@ def test_training_writes_how_the_snapshot_was_made(tmp_path):
     }
     sidecar = read_sidecar(snapshot)
     assert (sidecar.network, sidecar.leaky_relu_slope, sidecar.logmel) == ("OnsetVelocityNet", 0.01, SETTINGS)
-    assert read_operating_point(snapshot) is None
+    assert read_sidecar(snapshot).point is None
 
 
 def test_a_snapshot_that_cannot_be_saved_leaves_no_yaml_file(tmp_path, monkeypatch):
@@ -80,7 +79,7 @@ def test_saving_the_operating_point_keeps_the_other_entries(tmp_path):
         after = yaml.safe_load(sidecar_path(snapshot).read_text())
         assert {name: after[name] for name in before} == before
         assert after.keys() - before.keys() == {"threshold", "shift", "commit"}
-        assert read_operating_point(snapshot) == point
+        assert read_sidecar(snapshot).point == point
 
 
 def test_the_slope_of_training_is_used_without_a_setting(tmp_path):

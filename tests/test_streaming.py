@@ -221,6 +221,7 @@ def test_take_logmel_hands_out_each_column_once(transcriber, music):
     ("setting", "message"),
     [
         ({"threshold": 1.5}, "threshold 1.5: expected a number from 0 to 1"),
+        ({"shift": float("nan")}, "shift nan: expected a number of seconds"),
         ({"gain_db": 13}, "gain 13 dB: expected a number from -12 to 12"),
     ],
 )

@@ -24,7 +24,7 @@ from ov_piano.machine.atomic import atomic_write
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
-from ov_piano.model.sidecar import read_operating_point, write_operating_point
+from ov_piano.model.sidecar import read_sidecar, write_operating_point
 from ov_piano.model.snapshot import save_snapshot
 from ov_piano.plots.transcription import plot_transcription
 from ov_piano.settings import Chunking, DecoderSettings, LogMelSettings, OperatingPoint
@@ -227,6 +227,12 @@ def test_numbers_that_are_not_finite_are_refused(snapshot):
             call()
 
 
+@pytest.mark.parametrize("event", [(1.0, 128, 64.0, 0.9), (1.0, -1, 64.0, 0.9), (-0.1, 60, 64.0, 0.9)])
+def test_events_that_midi_cannot_hold_are_refused(event):
+    with pytest.raises(InputError, match="expected notes from 0 to 127 and onsets of at least 0 s"):
+        to_midi(events_table(event))
+
+
 # What is written
 
 
@@ -309,15 +315,15 @@ def test_pictures_are_drawn_for_any_length(seconds, axes):
 
 def test_the_operating_point_beside_a_snapshot_is_used(tmp_path):
     snapshot = tmp_path / "OnsetVelocityNet_2025_01_01_10_00_00.123step=500_f1=0.9643.torch"
-    assert read_operating_point(snapshot) is None
+    assert read_sidecar(snapshot).point is None
     path = write_operating_point(snapshot, OperatingPoint(0.7, 0.01), data="MAPS")
     assert path.name == "OnsetVelocityNet_2025_01_01_10_00_00.123step=500_f1=0.9643.yaml"
     assert path.read_text() == "threshold: 0.7\nshift: 0.01\ndata: MAPS\n"
-    assert read_operating_point(snapshot) == (0.7, 0.01)
+    assert read_sidecar(snapshot).point == (0.7, 0.01)
     for text in ("threshold: 0.7", "[1, 2]", "threshold: 7\nshift: 0", "threshold: x\nshift: 0", "{", ""):
         path.write_text(text)
         with pytest.raises(InputError, match="threshold"):
-            read_operating_point(snapshot)
+            read_sidecar(snapshot)
 
 
 # The command

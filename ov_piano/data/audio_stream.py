@@ -62,7 +62,8 @@ class StreamResampler:
 
     def __init__(self, rate_in: int, rate_out: int = SAMPLE_RATE):
         if rate_in not in RATES:
-            raise InputError(f"sampling rate {rate_in} Hz, expected {RATES[0]} to {RATES[-1]} Hz")
+            raise InputError(f"sampling rate {rate_in} Hz, expected a whole number from {RATES[0]} to {RATES[-1]} Hz")
+        rate_in = int(rate_in)  # 44100.0 is in RATES, too
         self.rate_in, self.rate_out = rate_in, rate_out
         if rate_in == rate_out:
             self._first, self._kernel, self._step = np.zeros(1, np.int64), np.ones((1, 1), np.float32), 1

@@ -92,19 +92,11 @@ def write_sidecar(snapshot_path: str | Path, entries: Mapping[str, Any]) -> Path
 def write_operating_point(snapshot_path: str | Path, point: OperatingPoint, **facts: Any) -> Path:
     """Write ``point`` beside the snapshot; ``facts`` (plain values) record its origin, other entries stay.
 
-    :raises InputError: a point that `read_operating_point` would not accept
+    :raises InputError: a point that `read_sidecar` would not accept
     """
     content = {"threshold": float(point.threshold), "shift": float(point.shift)}
     _operating_point(content, sidecar_path(snapshot_path))
     return write_sidecar(snapshot_path, content | facts)
-
-
-def read_operating_point(snapshot_path: str | Path) -> OperatingPoint | None:
-    """Read the operating point beside the snapshot; None if there is none.
-
-    :raises InputError: the file is not valid, see `read_sidecar`
-    """
-    return read_sidecar(snapshot_path).point
 
 
 def read_sidecar(snapshot_path: str | Path) -> Sidecar:

@@ -29,13 +29,15 @@ def to_notes(events: pd.DataFrame, note_secs: float = NOTE_SECS) -> np.ndarray:
     Offsets are those of the column ``offset_secs`` or, without it, ``note_secs`` after the onset, but at the latest
     the next onset of the note. Ordered by onset, then note. Of simultaneous events of one key, the loudest is kept.
 
-    :raises InputError: values are not finite, or ``note_secs`` is not above 0
+    :raises InputError: values that are not finite or that MIDI cannot hold, or ``note_secs`` is not above 0
     """
     if not 0 < note_secs < np.inf:
         raise InputError(f"note_secs {note_secs}: expected a number above 0")
     columns = ["onset_secs", "note", "velocity"] + ["offset_secs"] * has_ends(events)
     if not np.isfinite(events[columns].to_numpy(np.float64)).all():
         raise InputError(f"events: expected finite {', '.join(columns)}")
+    if not events["note"].between(0, 127).all() or (events["onset_secs"] < 0).any():
+        raise InputError("events: expected notes from 0 to 127 and onsets of at least 0 s")
     table = events.sort_values(["onset_secs", "note", "velocity"])
     table = table.drop_duplicates(["onset_secs", "note"], keep="last")
     if not has_ends(events):

@@ -14,6 +14,7 @@ certain of most events. Those with a probability near the threshold wait for mor
 
 from collections import deque
 from dataclasses import dataclass
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
@@ -137,6 +138,17 @@ class StreamingTranscriber:
         if not 0 <= value <= 1:
             raise InputError(f"threshold {value}: expected a number from 0 to 1")
         self._threshold = value
+
+    @property
+    def shift(self) -> float:
+        """Seconds added to onsets."""
+        return self._shift
+
+    @shift.setter
+    def shift(self, value: float) -> None:
+        if not isfinite(value):
+            raise InputError(f"shift {value}: expected a number of seconds")
+        self._shift = value
 
     @property
     def gain_db(self) -> float:

@@ -18,7 +18,7 @@ from ov_piano.data.hdf5 import MelName, RollName, Store, StoreWriter, parse_mel_
 from ov_piano.data.midi import read_notes
 from ov_piano.data.pianoroll import piano_roll
 from ov_piano.errors import InputError
-from ov_piano.model.sidecar import read_operating_point, sidecar_path
+from ov_piano.model.sidecar import read_sidecar, sidecar_path
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
 from ov_piano.settings import LogMelSettings
 from ov_piano.training.breakpoint import BreakpointFile
@@ -228,7 +228,7 @@ def _operating_point(folder: Path) -> Loader:
 
     def load(data: bytes) -> None:
         sidecar_path(snapshot).write_bytes(data)
-        read_operating_point(snapshot)
+        read_sidecar(snapshot)
 
     return Loader([b"threshold: 0.77\nshift: -0.01\ncommit: abc\n"], load, share=0.025)
 
