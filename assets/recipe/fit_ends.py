@@ -3,8 +3,9 @@
     python fit_ends.py SNAPSHOT STORES[,STORES] FOLDER [--initial X.ends.torch] [--steps N] [--lr LR] [--without KEY]
 
 STORES are folders with the HDF5 files of script 0a. Script 1 runs the frozen network at every step. Here it runs once
-per recording of the train split and leaves its onset logits in FOLDER; a later call reuses them. They are those of the
-recording without augmentation. The ends, FOLDER/fitted.ends.torch, are a moving average of the weights.
+per recording of the train split and leaves its onset logits in a subfolder of FOLDER; a later call with this network
+reuses them. They are those of the recording without augmentation. The ends, FOLDER/fitted.ends.torch, are a moving
+average of the weights.
 
 Their notes must end where they do in the audio, so --without KEY leaves out the recordings whose file name begins
 with ``KEY_`` (see `join.py`). A second target, dropped afterwards, teaches the path of all keys the sustain pedal.
@@ -28,7 +29,7 @@ from ov_piano.errors import InputError
 from ov_piano.machine.atomic import atomic_write
 from ov_piano.model.base import OnsetVelocityBase, with_differences
 from ov_piano.model.end_stage import CHANNELS, STEP, EndStage
-from ov_piano.model.ends import add_end_stage, initialise_from, save_ends
+from ov_piano.model.ends import add_end_stage, fingerprint, initialise_from, save_ends
 from ov_piano.model.fast import optimize_for_inference
 from ov_piano.model.networks import load_network
 from ov_piano.training.augmentation import Augmentation
@@ -55,13 +56,17 @@ def one_file(folder: Path, pattern: str) -> Path:
 class StoredRecordings:
     """Log-mel, sounding velocities, pedal and onset logits of all train recordings, in memory in half the precision.
 
-    :raises InputError: missing HDF5 files, or no recordings in them
+    :raises InputError: missing HDF5 files, none of pedalled notes, or no recordings in them
     """
 
     def __init__(self, stores: list[Path], folder: Path, model: OnsetVelocityBase, without: list[str]):
-        self.recordings, self._run, self._folder = [], optimize_for_inference(model).end_input, folder
+        self.recordings, self._run = [], optimize_for_inference(model).end_input
+        self._folder = folder / f"logits_{bytes(fingerprint(model).tolist()).hex()}"
+        self._folder.mkdir(parents=True, exist_ok=True)
         for store in stores:
             pair = open_pair(*(one_file(store, f"*_{kind}_*.h5") for kind in ("logmel", "roll")))
+            if not pair.roll_name.extend_sustain:
+                raise InputError(f"{store}: expected piano rolls made with MIDI_SUS_EXTEND=true")
             for index in tqdm(split_indices(pair, "train"), desc="onset logits", disable=None):
                 if pair.metadata[index].basename.split("_")[0] not in without:
                     self._add(pair, index)
@@ -132,16 +137,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--without", action="append", default=[], metavar="KEY")
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
-    rng, model = np.random.default_rng(args.seed), load_network(args.snapshot)
+    rng = np.random.default_rng(args.seed)
     try:
+        model = load_network(args.snapshot)
+        stage = add_end_stage(model)
+        if args.initial:
+            initialise_from(args.initial, model)
         stored = StoredRecordings(args.stores, args.folder, model, args.without)
     except InputError as error:
         parser.error(str(error))
-    stage = add_end_stage(model)
-    if args.initial:
-        initialise_from(args.initial, model)
     model.freeze_all_but_ends()
     model.train()
     average = AveragedModel(stage, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY), use_buffers=True)

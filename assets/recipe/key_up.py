@@ -60,9 +60,9 @@ def main() -> None:
     if not rows:
         parser.error(f"{args.tree}: no recording's name contains {args.name!r}")
     for row in rows:
-        wave, rate = sf.read(args.tree / row["audio_filename"])
+        wave, rate = sf.read(args.tree / row["audio_filename"], always_2d=True)
         notes, _ = sounding_notes(mido.MidiFile(args.tree / row["midi_filename"]), PEDAL_DOWN)
-        found = falls(wave, rate, np.array(notes))
+        found = falls(wave.mean(axis=1), rate, np.array(notes).reshape(-1, 4))
         medians = "".join(f", {fall:.1f} dB" for fall in np.median(found, axis=0)) if len(found) else ""
         print(f"{Path(row['midi_filename']).stem}: {len(found)} ends{medians}", flush=True)
 
