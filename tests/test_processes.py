@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from ov_piano.errors import InputError
 from ov_piano.machine.device import select_device
 from ov_piano.training.processes import CpuSyncBatchNorm, Processes
 from ov_piano.training.state import TrainingState, saved_states
@@ -95,6 +96,22 @@ def test_synchronised_norm_equals_the_norm_of_the_whole_batch(tmp_path):
     torch.testing.assert_close(gradient, whole.grad, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(state["0.running_mean"], norm.running_mean)
     torch.testing.assert_close(state["0.running_var"], norm.running_var)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"RANK": "x"}, "RANK=x in the environment: expected a number"),
+        ({"WORLD_SIZE": "-2"}, "WORLD_SIZE=-2 in the environment: expected a number"),
+        ({"WORLD_SIZE": "2"}, "RANK=0 and WORLD_SIZE=2 in the environment: start several processes by torchrun"),
+        ({"RANK": "1"}, "RANK=1 and WORLD_SIZE=1"),
+    ],
+)
+def test_variables_that_torchrun_would_not_set_are_refused(monkeypatch, variables, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message):
+        Processes.from_environment("cpu")
 
 
 def test_a_single_process_keeps_everything():

@@ -33,7 +33,7 @@ from ov_piano.transcription.decoder import Decoder
 from ov_piano.transcription.events import decode_pieces
 from ov_piano.transcription.files import find_recordings, recording_seconds
 from ov_piano.transcription.midi_writer import TICK_SECS, to_midi, to_notes, write_midi
-from ov_piano.transcription.stream import spool_logmel
+from ov_piano.transcription.stream import SpooledLogMel, spool_logmel
 from ov_piano.transcription.strided import onset_velocity_maps
 from ov_piano.transcription.transcriber import Transcriber
 
@@ -225,6 +225,17 @@ def test_numbers_that_are_not_finite_are_refused(snapshot):
     for call in calls:
         with pytest.raises(InputError, match=r"nan|finite"):
             call()
+
+
+def test_errors_name_the_audio_or_the_temporary_file():
+    def failing(error: OSError):
+        raise error
+        yield
+
+    cases = ((PermissionError(13, "no", "a.wav"), r"no: 'a\.wav'"), (OSError(28, "full"), "temporary spectrogram"))
+    for error, named in cases:
+        with pytest.raises(OSError, match=named):
+            SpooledLogMel(failing(error), LogMelSettings(), lambda secs: None)
 
 
 @pytest.mark.parametrize("event", [(1.0, 128, 64.0, 0.9), (1.0, -1, 64.0, 0.9), (-0.1, 60, 64.0, 0.9)])

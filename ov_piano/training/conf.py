@@ -181,8 +181,9 @@ class TrainConf(Method, SpeedConf, Running, MapsConf, Scoring, DecoderConf, Vali
     def chunk_length_and_stride(self, frame_secs: float) -> tuple[int, int]:
         """Frames in a training chunk and from one to the next: about one chunk per second of audio."""
         length = round(self.TRAIN_BATCH_SECS / frame_secs)
-        if length < 2:
-            raise InputError(f"setting TRAIN_BATCH_SECS={self.TRAIN_BATCH_SECS:g}: expected at least two frames")
+        least = 3 if self.TRAIN_BS == 1 else 2  # batch norms need two values; the first frame of a chunk is context
+        if length < least:
+            raise InputError(f"setting TRAIN_BATCH_SECS={self.TRAIN_BATCH_SECS:g}: expected at least {least} frames")
         return length, min(length, round(length / self.TRAIN_BATCH_SECS))  # shorter than a second: without overlap
 
     def chunking(self, frame_secs: float) -> Chunking:

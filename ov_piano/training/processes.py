@@ -22,6 +22,13 @@ from ov_piano.errors import InputError
 from ov_piano.machine.device import select_device
 
 
+def _number(variable: str, default: str) -> int:
+    text = os.environ.get(variable, default)
+    if not text.isdecimal():
+        raise InputError(f"{variable}={text} in the environment: expected a number, as torchrun sets it")
+    return int(text)
+
+
 @dataclass(frozen=True)
 class Processes:
     """The process group, as a context manager; with ``world`` 1 there is none and all methods are no-ops."""
@@ -34,14 +41,19 @@ class Processes:
     def from_environment(cls, device_name: str, tf32: bool = True) -> "Processes":
         """Read the variables that torchrun sets: ``RANK``, ``WORLD_SIZE`` and, to select a GPU, ``LOCAL_RANK``.
 
-        :raises InputError: an unusable device, or one GPU for all processes
+        :raises InputError: an unusable device, one GPU for all processes, or variables that torchrun would not set
         """
-        world = int(os.environ.get("WORLD_SIZE", "1"))
+        rank, world = _number("RANK", "0"), _number("WORLD_SIZE", "1")
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if not 0 <= rank < world or (world > 1 and missing):
+            raise InputError(
+                f"RANK={rank} and WORLD_SIZE={world} in the environment: start several processes by torchrun"
+            )
         if world > 1 and device_name.startswith("cuda:"):
             raise InputError(f"DEVICE={device_name}: with several processes expected DEVICE=cuda, one GPU for each")
         if world > 1 and device_name == "cuda":
             device_name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-        return cls(select_device(device_name, tf32), int(os.environ.get("RANK", "0")), world)
+        return cls(select_device(device_name, tf32), rank, world)
 
     @property
     def is_first(self) -> bool:

@@ -36,6 +36,8 @@ class SpooledLogMel:
                 progress(block.shape[1] * FRAME_SECS)
             self._file.flush()
         except OSError as error:
+            if error.filename is not None:  # of the audio file
+                raise
             raise OSError(error.errno, f"{error.strerror} (temporary spectrogram)", tempfile.gettempdir()) from error
         self.floor_db = maximum_db - TOP_DB
         self.seconds = self.frames * FRAME_SECS
