@@ -56,15 +56,13 @@ from ov_piano.transcription.decoder import Decoder
 XV_TAKE_ONE_EVERY = 5  # use every fifth validation recording
 
 
-def training_chunks(conf: ConfDef, pair: StorePair, processes: Processes) -> ChunkDataset:
+def training_chunks(conf: ConfDef, pair: StorePair) -> ChunkDataset:
     """Chunks of TRAIN_BATCH_SECS, about one per second of audio."""
     length, stride = conf.chunk_length_and_stride(pair.frame_secs)
     if conf.TRAIN_ENDS and not pair.roll_name.extend_sustain:
         raise InputError(f"{conf.HDF5_ROLL_PATH}: TRAIN_ENDS needs piano rolls made with MIDI_SUS_EXTEND=true")
     rows = SOUNDING_KEY_ROWS if conf.TRAIN_ENDS else KEY_ROWS
-    with processes.first_before_others():
-        cache = open_frame_cache(pair) if conf.FRAME_CACHE else None
-    return ChunkDataset(pair, split_indices(pair, "train"), length, stride, cache, rows)
+    return ChunkDataset(pair, split_indices(pair, "train"), length, stride, rows=rows)
 
 
 def build_model(conf: ConfDef, mels: int, device: torch.device, snapshot: str | None) -> OnsetVelocityBase:
@@ -190,8 +188,10 @@ def main(conf: ConfDef) -> None:
         log.note(f"{to_yaml(conf)}\ncommit: {git_commit()}\n")
         pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
         conf.check_mel_bands(pair.mel.height)
-        chunks = training_chunks(conf, pair, processes)
+        chunks = training_chunks(conf, pair)
         trainer = build_trainer(conf, pair, chunks, processes)
+        with processes.first_before_others():  # after all that a wrong setting could stop: it may take many minutes
+            chunks.cache = open_frame_cache(pair) if conf.FRAME_CACHE else None
         if processes.world > 1 and processes.device.type == "cpu":
             log.logger.warning("training in several processes on the CPU is experimental and no faster than in one")
         if conf.FAST and processes.world > 1:

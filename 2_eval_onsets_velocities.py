@@ -50,7 +50,7 @@ from ov_piano.machine.atomic import atomic_folder
 from ov_piano.machine.device import select_device
 from ov_piano.machine.memory import keep_freed_memory
 from ov_piano.model.ends import load_with_ends
-from ov_piano.model.fast import optimize_for_inference
+from ov_piano.model.fast import LastStage, optimize_for_inference
 from ov_piano.model.sidecar import read_sidecar, write_operating_point
 from ov_piano.plots.evaluation import draw_recordings, draw_search
 from ov_piano.plots.recording import Transcribed
@@ -96,7 +96,7 @@ def load_inference(conf: ConfDef, pair: StorePair) -> Infer:
             f"with MELBINS={model.in_bins}), found {mels} in HDF5_MEL_PATH={conf.HDF5_MEL_PATH}"
         )
     read_sidecar(conf.SNAPSHOT_INPATH).check_logmel(pair.mel_name.settings, conf.HDF5_MEL_PATH)
-    return optimize_for_inference(model, torch.bfloat16 if conf.BF16 else torch.float32) if conf.FAST else model.infer
+    return (optimize_for_inference if conf.FAST else LastStage)(model, torch.bfloat16 if conf.BF16 else torch.float32)
 
 
 def transcribe_recordings(
@@ -119,6 +119,11 @@ def find_operating_point(conf: ConfDef, pair: StorePair, infer: Infer) -> tuple[
     thresholds, shifts = conf.SEARCH_THRESHOLDS, conf.SEARCH_SHIFTS
     if not conf.is_search:
         print("Single threshold and shift: skipping the search on validation recordings.\n", flush=True)
+        own = read_sidecar(conf.SNAPSHOT_INPATH).point
+        if own is not None and own != (thresholds[0], shifts[0]):
+            log.warning(
+                "%s has another operating point of its own: threshold %g, shift %g s", conf.SNAPSHOT_INPATH, *own
+            )
         return pd.DataFrame({"threshold": thresholds, "shift": shifts}), OperatingPoint(thresholds[0], shifts[0])
     recordings = load_recordings(conf, pair, split_indices(pair, "validation")[:: conf.XV_TAKE_ONE_EVERY])
     estimates = transcribe_recordings(conf, infer, recordings, min(thresholds), "validation")
@@ -166,6 +171,7 @@ def save_operating_point(snapshot: str, point: OperatingPoint) -> None:
 def main(conf: ConfDef) -> None:
     """Search on validation recordings, evaluate on the test recordings, report."""
     keep_freed_memory()
+    commit = git_commit()  # now: the checkout may change meanwhile
     pair = open_pair(conf.HDF5_MEL_PATH, conf.HDF5_ROLL_PATH)
     infer = load_inference(conf, pair)
     test = load_recordings(conf, pair, test_indices(conf, pair))
@@ -183,7 +189,7 @@ def main(conf: ConfDef) -> None:
         tables = {name: with_averages(table, point) for name, table in tables.items()}
         for name, table in tables.items():
             print(format_table(name.upper().replace("_", "+"), table))
-        write_config(folder, to_yaml(conf), commit=git_commit(), **point._asdict())
+        write_config(folder, to_yaml(conf), commit=commit, **point._asdict())
         write_tables(folder, **tables, search=found)
         write_events(folder, test.names, estimates, point)
 

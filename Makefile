@@ -22,7 +22,7 @@ demo: $(BIN)/installed
 	    "SEARCH_THRESHOLDS=[0.3,0.5,0.7,0.9]" "SEARCH_SHIFTS=[-0.05,-0.01,0.05]"
 
 live: $(BIN)/installed
-	$(BIN)/python -m ov_piano.live $(filter HOST=% PORT=% SNAPSHOT_INPATH=% MAX_STREAMS=%,$(MAKEOVERRIDES))
+	$(BIN)/python -m ov_piano.live $(filter-out PYTHON=% TORCH_INDEX=%,$(MAKEOVERRIDES))
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal

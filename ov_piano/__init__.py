@@ -14,7 +14,8 @@ model           onset_velocity_net the network of 2022, onsets_and_velocities th
                 ends, end_stage    the stage for note ends, and its file
                 snapshot           weights on disk; sidecar: how they were made, threshold, shift
                 incremental        streaming inference that does not recompute past frames
-                fast, fast_training optimised CPU versions of the network, with kernels in C++
+                fast, fast_ends, fast_training optimised CPU versions of the network
+                kernels            in C++: plan, steps, native, sparse_conv, winograd, gated_norm (see its README)
 training        targets, losses    training targets and loss functions
                 step, schedule     one training step, learning rates; batch_norm: re-estimated statistics
                 ends               training of the stage for note ends
@@ -29,12 +30,13 @@ transcription   strided, decoder   long inputs -> maps -> events (events: in bou
                 streaming          blocks of samples as they arrive -> events as they become final
                 streaming_ends     the ends of their notes, somewhat later
 evaluation      ground_truth       MIDI files -> reference notes
-                scoring, search    mir_eval's scores, thresholds and shifts; frames: which keys sound;
-                analysis           timing, velocity fit
+                scoring, matching  mir_eval's scores; frames: which keys sound
+                search, analysis   thresholds and shifts; timing, velocity fit
                 evaluate, report   recordings -> events -> tables and files; conf: the settings of script 2
 plots           learning_curve, recording, evaluation, transcription, style
-transcribe      the command ov-piano transcribe; __main__: the list of commands
-live            the command ov-piano live: shows the notes in the browser while you play
+transcribe      the command ov-piano transcribe; score, export: two others; __main__: the list of commands
+live            the command ov-piano live: shows the notes in the browser while you play; server: pages and sockets,
+                service: what streams share, session: one stream, protocol: its messages, guard: who is let in
 settings        groups of settings (log-mel, chunks, decoder, tolerances), and options of several scripts
 config, cli, log, errors, constants, provenance, resources: shared by all
 machine         atomic: atomic writes and locks; device, cores, memory, workers: hardware and processes

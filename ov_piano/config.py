@@ -22,6 +22,18 @@ Conf = TypeVar("Conf")
 REQUIRED = dataclasses.MISSING  # default of an option that the user must set
 NUMBERS = {int: int, int | None: int, float: float, float | None: float}
 NUMBER_LISTS = {list[int]: int, list[float]: float}
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    int | None: "a whole number, or null",
+    float: "a number such as 0.5",
+    float | None: "a number such as 0.5, or null",
+    str: "a text",
+    str | None: "a text, or null",
+    list[int]: "whole numbers in brackets, such as [1,2]",
+    list[float]: "numbers in brackets, such as [0.5,0.7]",
+    list[str]: "words in brackets, such as [A,B]",
+}
 
 
 class Check(NamedTuple):
@@ -37,6 +49,7 @@ SEED = Check("a number from 0 to 2**64 - 1", lambda x: 0 <= x < 2**64)
 FRACTION = Check("a number from 0 to 1", lambda x: 0 <= x <= 1)
 ODD = Check("an odd number above 0", lambda x: x > 0 and x % 2 == 1)
 FRACTIONS = Check("one or more numbers from 0 to 1", lambda xs: len(xs) > 0 and all(0 <= x <= 1 for x in xs))
+TOLERANCE = Check("a number above 0, at most 1", lambda x: 0 < x <= 1)
 SHIFT = Check("a number of seconds from -3600 to 3600", lambda x: -3600 <= x <= 3600)
 SHIFTS = Check(
     "one or more numbers of seconds from -3600 to 3600", lambda xs: len(xs) > 0 and all(map(SHIFT.holds, xs))
@@ -154,8 +167,7 @@ def _text(value: Any) -> str:
 
 def _read_value(field: dataclasses.Field, text: str) -> Any:
     """``text`` converted to the field's type; raises `InputError` with the key and the type."""
-    kind = getattr(field.type, "__name__", str(field.type)).replace(" | None", " or null")
-    kind = str(field.type).replace(" | None", " or null") if "[" in str(field.type) else kind
+    kind = KINDS[field.type]
     is_text = field.type in (str, str | None)
     try:
         if text == "null":

@@ -29,3 +29,4 @@ SOSTENUTO_ROW = SUSTAIN_ROW + 2
 ROLL_ROWS = SUSTAIN_ROW + 3  # 259
 KEY_ROWS = slice(LOWEST_NOTE, HIGHEST_NOTE + 1)  # onset rows of the 88 keys
 SOUNDING_KEY_ROWS = slice(FRAME_ROWS.start + LOWEST_NOTE, FRAME_ROWS.start + HIGHEST_NOTE + 1)  # frame rows of the keys
+MIDI_SUFFIXES = (".mid", ".midi")

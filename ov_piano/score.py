@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from ov_piano.cli import run
-from ov_piano.config import POSITIVE, REQUIRED, SHIFT, option
+from ov_piano.config import REQUIRED, SHIFT, TOLERANCE, option
+from ov_piano.constants import MIDI_SUFFIXES
 from ov_piano.errors import InputError
 from ov_piano.evaluation.analysis import analyse
 from ov_piano.evaluation.frames import frame_table
@@ -36,8 +37,6 @@ from ov_piano.evaluation.search import score_recordings
 from ov_piano.machine.atomic import atomic_folder
 from ov_piano.settings import OperatingPoint, Tolerances
 
-MIDI_SUFFIXES = (".mid", ".midi")
-
 log = logging.getLogger(__name__)
 
 
@@ -49,8 +48,8 @@ class ConfDef:
     ESTIMATE: str = option(REQUIRED, "MIDI file or folder to score", positional=True)
     OUT: str | None = option(None, "new folder for the tables as CSV files; null: print only")
     SHIFT: float = option(0.0, "time shift of the estimated onsets in seconds", SHIFT)
-    TOLERANCE_SECS: float = option(0.05, "onset tolerance in seconds", POSITIVE)
-    TOLERANCE_VEL: float = option(0.1, "velocity tolerance on a scale of 0-1, after rescaling", POSITIVE)
+    TOLERANCE_SECS: float = option(0.05, "onset tolerance in seconds", TOLERANCE)
+    TOLERANCE_VEL: float = option(0.1, "velocity tolerance on a scale of 0-1, after rescaling", TOLERANCE)
     VERBOSE: bool = option(False, "print the configuration first")
 
 

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from ov_piano.cli import run
 from ov_piano.config import FRACTION, NON_NEGATIVE, POSITIVE, SHIFT, option
+from ov_piano.constants import MIDI_SUFFIXES
 from ov_piano.errors import InputError
 from ov_piano.machine.atomic import atomic_write
 from ov_piano.machine.device import DEFAULT_DEVICE
@@ -35,8 +36,6 @@ from ov_piano.transcription.files import find_recordings, recording_seconds
 from ov_piano.transcription.midi_writer import NOTE_SECS, write_midi
 from ov_piano.transcription.stream import spool_logmel
 from ov_piano.transcription.transcriber import Transcriber
-
-MIDI_SUFFIXES = (".mid", ".midi")
 
 
 @dataclass
@@ -88,6 +87,8 @@ def plan_outputs(recordings: list[tuple[Path, Path]], conf: ConfDef) -> dict[Pat
         if len(recordings) > 1:
             raise InputError(f"OUT={out}: expected a folder for {len(recordings)} recordings, found a MIDI file name")
         outputs = {recordings[0][0]: out}
+    elif out.is_file():
+        raise InputError(f"OUT={out}: expected a folder or NAME.mid, found another file")
     else:
         times = Counter(name for _, name in recordings)
         suffixes = {audio: audio.suffix if times[name] > 1 else "" for audio, name in recordings}

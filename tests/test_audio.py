@@ -138,6 +138,15 @@ def test_wave_files_written_to_a_pipe_are_read_to_their_end(tmp_path, length):
     torch.testing.assert_close(load_mono(path), expected, rtol=0, atol=0)
 
 
+def test_truncated_aiff_is_refused(tmp_path):
+    path = tmp_path / "cut.aiff"
+    sf.write(path, np.random.default_rng(0).uniform(-1, 1, 5001), 16000, subtype="PCM_24")
+    assert len(load_mono(path)) == 5001
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"cut\.aiff: truncated, 1000 of "):
+        load_mono(path)
+
+
 def test_truncated_flac_is_refused(tmp_path):
     path = tmp_path / "cut.flac"
     sf.write(path, np.random.default_rng(0).uniform(-1, 1, 50000), 16000)

@@ -31,6 +31,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         "1_train_onsets_velocities.py",
         "2_eval_onsets_velocities.py",
         "ov_piano/transcribe.py",
+        "ov_piano/score.py",
+        "ov_piano/export.py",
+        "ov_piano/live/__main__.py",
     ],
 )
 def test_each_command_configures_openmp_before_importing_torch(command):

@@ -11,8 +11,9 @@ from ov_piano.model.end_stage import CONTEXT, REACH, EndStage
 from ov_piano.model.ends import add_end_stage, ends_path, load_ends, save_ends
 from ov_piano.model.fast import FastNet, optimize_for_inference
 from ov_piano.model.incremental import IncrementalNet, plain_parts
-from ov_piano.model.networks import NETWORKS
-from ov_piano.model.snapshot import load_snapshot, save_snapshot
+from ov_piano.model.kernels import sparse_conv
+from ov_piano.model.networks import NETWORKS, load_network
+from ov_piano.model.snapshot import save_snapshot
 from ov_piano.training.ends import EndForward
 from tests.golden_weights import golden_state
 
@@ -53,6 +54,7 @@ def test_the_stage_leaves_the_other_outputs_as_they_are_to_the_bit(plain_model, 
         assert all(torch.equal(old, new) for old, new in zip(before, after, strict=False))
 
 
+@pytest.mark.skipif(not sparse_conv.available(), reason="no C++ compiler here")
 @pytest.mark.parametrize("frames", [60, 61])
 def test_fast_and_incremental_networks_give_the_stages_logits(model, frames, monkeypatch):
     monkeypatch.setattr(incremental, "PRIOR_FRAMES", 0)
@@ -116,8 +118,14 @@ def test_a_saved_stage_loads_into_its_network_and_gives_the_same_logits(plain_mo
 
 def test_a_snapshot_knows_nothing_of_the_stage(plain_model, tmp_path):
     save_snapshot(plain_model, tmp_path / "net.torch")
-    load_snapshot(tmp_path / "net.torch", type(plain_model)(init=False))
+    load_network(tmp_path / "net.torch")
     assert not any(name.startswith("end_stage") for name in torch.load(tmp_path / "net.torch"))
+
+
+def test_note_ends_are_no_network(model, tmp_path):
+    save_ends(model, tmp_path / "x.ends.torch")
+    with pytest.raises(InputError, match=r"found note ends: pass X\.torch, not X\.ends\.torch"):
+        load_network(tmp_path / "x.ends.torch")
 
 
 def test_a_stage_fits_a_network_with_other_velocities_only(model, plain_model, tmp_path):

@@ -1,6 +1,7 @@
 """From recordings to event tables, and script 2 as a user runs it."""
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from ov_piano.evaluation.ground_truth import load_ground_truth
 from ov_piano.evaluation.scoring import score
 from ov_piano.evaluation.search import as_notes
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.sidecar import read_sidecar
 from ov_piano.model.snapshot import save_snapshot
 from ov_piano.settings import Chunking, OperatingPoint
 from ov_piano.transcription.decoder import Decoder
@@ -122,8 +124,9 @@ def refusal(settings: dict[str, str], capsys: pytest.CaptureFixture) -> str:
 
 def test_script_searches_tests_and_writes_what_it_prints(maestro_case, tmp_path):
     search = {"SEARCH_THRESHOLDS": "[0.35,0.3,0.4]", "SEARCH_SHIFTS": "[0,-0.01]", "XV_TAKE_ONE_EVERY": "2"}
-    args = [f"{key}={value}" for key, value in (maestro_case | search).items()]
-    done = run_script(SCRIPT, *args, cwd=tmp_path)
+    snapshot = shutil.copy(maestro_case["SNAPSHOT_INPATH"], tmp_path)
+    settings = maestro_case | search | {"SNAPSHOT_INPATH": snapshot, "SAVE_OPERATING_POINT": "true"}
+    done = run_script(SCRIPT, *(f"{key}={value}" for key, value in settings.items()), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "out" / "eval").iterdir()
     assert f"Written to out/eval/{folder.name}" in done.stdout
@@ -133,6 +136,7 @@ def test_script_searches_tests_and_writes_what_it_prints(maestro_case, tmp_path)
     best = found.loc[found["F1"].idxmax()]
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["threshold"], config["shift"]) == (best["threshold"], best["shift"])
+    assert read_sidecar(snapshot).point == (best["threshold"], best["shift"])
     assert config["SEARCH_SHIFTS"] == [0, -0.01]
     assert config["commit"]
 
@@ -245,7 +249,8 @@ def test_a_listing_that_cannot_be_used_is_one_line(maestro_case, tmp_path, capsy
         ({"SNAPSHOT_INPATH": "gone.torch"}, "gone.torch: snapshot not found"),
         ({"SEARCH_THRESHOLDS": "[0.5,1.5]"}, "SEARCH_THRESHOLDS=[0.5, 1.5]: expected one or more numbers from 0 to 1"),
         ({"SEARCH_THRESHOLDS": "[]"}, "SEARCH_THRESHOLDS=[]: expected one or more numbers from 0 to 1"),
-        ({"SEARCH_SHIFTS": "[]"}, "SEARCH_SHIFTS=[]: expected one or more values"),
+        ({"SEARCH_SHIFTS": "[0,1.5]", "SAVE_OPERATING_POINT": "true"}, "expected SEARCH_SHIFTS below 1 s, up or down"),
+        ({"SEARCH_SHIFTS": "[]"}, "SEARCH_SHIFTS=[]: expected one or more numbers of seconds"),
         ({"DECODER_GAUSS_KSIZE": "10"}, "DECODER_GAUSS_KSIZE=10: expected an odd number"),
         (
             {"INFERENCE_CHUNK_OVERLAP": "300"},

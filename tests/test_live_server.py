@@ -358,6 +358,21 @@ def refused(capsys, *args: str) -> str:
     return capsys.readouterr().err.strip()
 
 
+def test_each_setting_reaches_the_service(monkeypatch, capsys):
+    calls = []
+
+    def service(*args) -> None:
+        calls.append(args)
+        raise InputError("enough")
+
+    monkeypatch.setattr("ov_piano.live.__main__.Service", service)
+    texts = "PORT=0 THRESHOLD=0.4 LOOK_AHEAD_FRAMES=4 HOP_FRAMES=5 MAX_STREAMS=3 MAX_MINUTES=2 WORKERS=6"
+    assert "enough" in refused(capsys, *texts.split())
+    ((transcriber, settings, limits, workers),) = calls
+    assert (transcriber.threshold, settings.look_ahead_frames, settings.hop_frames) == (0.4, 4, 5)
+    assert (limits.streams, limits.stream_secs, workers) == (3, 120, 6)
+
+
 def test_what_cannot_be_served_is_one_line(capsys, tmp_path):
     (tmp_path / "broken.torch").write_bytes(b"nothing")
     line = refused(capsys, "PORT=0", f"SNAPSHOT_INPATH={tmp_path / 'broken.torch'}")

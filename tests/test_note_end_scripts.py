@@ -63,6 +63,12 @@ def test_rolls_whose_notes_end_with_the_keys_are_refused(data, snapshot, tmp_pat
     assert f"{copy}: TRAIN_ENDS needs piano rolls made with MIDI_SUS_EXTEND=true" in line
 
 
+def test_bfloat16_computes_the_end_stage(data, snapshot, tmp_path):
+    args = (*data, *TINY, "TRAIN_ENDS=true", f"SNAPSHOT_INPATH={snapshot}", f"OUTPUT_DIR={tmp_path}")
+    accepted(TRAIN, *args, "MAX_STEPS=1", "XV_EVERY=100", "BF16=true")
+    assert trained_ends(tmp_path, 1).is_file()
+
+
 def trained_ends(folder: Path, step: int) -> Path:
     (path,) = (folder / "model_snapshots").glob(f"*step={step}_f1=*.ends.torch")
     return path

@@ -103,15 +103,15 @@ def test_synchronised_norm_equals_the_norm_of_the_whole_batch(tmp_path):
     [
         ({"RANK": "x"}, "RANK=x in the environment: expected a number"),
         ({"WORLD_SIZE": "-2"}, "WORLD_SIZE=-2 in the environment: expected a number"),
-        ({"WORLD_SIZE": "2"}, "RANK=0 and WORLD_SIZE=2 in the environment: start several processes by torchrun"),
-        ({"RANK": "1"}, "RANK=1 and WORLD_SIZE=1"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 without RANK in the environment: start with torchrun"),
+        ({"RANK": "1"}, "expected a RANK below WORLD_SIZE"),
     ],
 )
 def test_variables_that_torchrun_would_not_set_are_refused(monkeypatch, variables, message):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match=message):
-        Processes.from_environment("cpu")
+    with pytest.raises(InputError, match=message), Processes.from_environment("cpu"):
+        pass
 
 
 def test_a_single_process_keeps_everything():

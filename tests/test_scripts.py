@@ -21,6 +21,8 @@ from ov_piano.machine.atomic import locked, partial_path
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
 from ov_piano.model.onsets_and_velocities import OnsetsAndVelocities
 from ov_piano.model.snapshot import load_snapshot, save_snapshot
+from ov_piano.settings import DecoderSettings, Tolerances
+from ov_piano.training.augmentation import Augmentation
 from ov_piano.training.processes import Processes
 from ov_piano.training.state import TrainingState, saved_states
 from tests.scripts import (
@@ -108,6 +110,36 @@ def test_resumed_training_equals_uninterrupted_training(toy_maestro, stores, tmp
         assert torch.equal(tensor, resumed.model[name]), name
     for index, entry in once.optimizer["state"].items():
         assert torch.equal(entry["momentum_buffer"], resumed.optimizer["state"][index]["momentum_buffer"])
+
+
+def test_each_setting_reaches_what_it_names():
+    script = load_script("1_train_onsets_velocities.py")
+    texts = (
+        "AUGMENT_RESPONSE_DB=1 AUGMENT_GAIN_DB=2 AUGMENT_TRANSPOSE=3 AUGMENT_MIX=0.4 AUGMENT_NOISE=0.5 AUGMENT_MASK=0.6"
+    )
+    texts += (
+        " ONSET_POSITIVES_WEIGHT=7 VEL_LOSS_LAMBDA=9 EDGE_LOSS_WEIGHT=11 XV_TOLERANCE_SECS=0.07 XV_TOLERANCE_VEL=0.2"
+    )
+    texts += (
+        " DECODER_GAUSS_STD=1.5 DECODER_GAUSS_KSIZE=7 LR_MAX=5 LR_PERIOD=50 MOMENTUM=0.3 WEIGHT_DECAY=0.01 BF16=true"
+    )
+    conf = parse_args(script.ConfDef, texts.split())
+    expected = Augmentation(
+        response_db=1, gain_db=2, transpose=3, mix=0.4, noise=0.5, mask=0.6, mel_range_hz=(30.0, 7000.0)
+    )
+    assert conf.augmentation((30.0, 7000.0)) == expected
+    assert conf.tolerances == Tolerances(onset_secs=0.07, velocity=0.2)
+    assert conf.decoder == DecoderSettings(gauss_std=1.5, gauss_ksize=7)
+    step = script.build_step(conf, OnsetVelocityNet(init=False), Processes(torch.device("cpu")))
+    assert (step.positives_weight, step.velocity_weight, step.edge_weight, step.bf16) == (7, 9, 11, True)
+    assert step.optimizer.param_groups[0]["momentum"] == 0.3
+    assert step.optimizer.param_groups[0]["weight_decay"] == 0.01
+    assert max(step.schedule(number)[0] for number in range(1, 51)) == pytest.approx(5)
+    evaluation = load_script("2_eval_onsets_velocities.py").ConfDef
+    texts = "SNAPSHOT_INPATH=x TOLERANCE_SECS=0.06 TOLERANCE_VEL=0.3 DECODER_GAUSS_STD=2 DECODER_GAUSS_KSIZE=5"
+    conf = parse_args(evaluation, texts.split())
+    assert conf.tolerances == Tolerances(onset_secs=0.06, velocity=0.3)
+    assert conf.decoder == DecoderSettings(gauss_std=2, gauss_ksize=5)
 
 
 def test_published_defaults_of_either_network_and_optimiser():
@@ -258,12 +290,10 @@ def test_unusable_settings_of_training_are_one_line(toy_maestro, stores, tmp_pat
 
 
 @pytest.mark.parametrize("secs", [0.25, 0.5, 2.0])
-def test_chunks_of_any_length_reach_every_frame(stores, secs):
+def test_chunks_begin_once_a_second_or_one_after_the_other(stores, secs):
     script = load_script("1_train_onsets_velocities.py")
     pair = open_pair(stores / MEL_NAME, stores / ROLL_NAME)
-    chunks = script.training_chunks(
-        script.ConfDef(TRAIN_BATCH_SECS=secs, FRAME_CACHE=False), pair, Processes(torch.device("cpu"))
-    )
+    chunks = script.training_chunks(script.ConfDef(TRAIN_BATCH_SECS=secs), pair)
     steps = np.diff(chunks.begins[chunks.recordings == chunks.recordings[0]])
     assert set(steps) == {min(chunks.length, round(1 / pair.frame_secs))}
 

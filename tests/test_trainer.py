@@ -213,11 +213,12 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_validated(tmp_path):
     trainer.step = 4
     with torch.no_grad():
         trainer.model.velocities.weight[0, 0] = float("inf")
-    for save in (trainer.save_state, trainer.validate):
+    for save in (trainer.save_state, trainer.validate, lambda: trainer.save(trainer.model_for_use())):
         with pytest.raises(InputError, match=r"step 4: the weights are not finite \(velocities.weight\); "):
             save()
     saved = {path.name for path in (tmp_path / "training_states").iterdir()}
     assert saved == {"training_state_step=3.pt", "not_finite_after_step=4.pt"}
+    assert not (tmp_path / "model_snapshots").exists()
 
 
 def test_a_resumed_run_counts_the_snapshots_it_has_saved(tmp_path):

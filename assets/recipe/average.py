@@ -1,7 +1,7 @@
 """Mean of the weights of several snapshots of one network: python average.py OUT.torch SNAPSHOT SNAPSHOT …
 
-The batch-norm statistics must then be estimated anew: one step of script 1 with LR_MAX=1e-9 MAX_STEPS=1
-BN_REESTIMATE_BATCHES=20 does so.
+The batch-norm statistics must then be estimated anew: one step of script 1 with LR_MAX=1e-9 LR_MIN=0
+MAX_STEPS=1 BN_REESTIMATE_BATCHES=20 does so.
 """
 
 import argparse

@@ -82,12 +82,17 @@ class StoredRecordings:
         logmel, path = pair.mel.read(begin, end), self._folder / f"{pair.metadata[index].basename}.npy"
         if not path.exists():
             with torch.inference_mode():
-                logits = self._run(torch.from_numpy(logmel)[None])[0][0]
+                onsets = self._run(torch.from_numpy(logmel)[None])[0][0]
             with atomic_write(path) as partial, open(partial, "wb") as file:
-                np.save(file, logits.half().numpy())
+                np.save(file, onsets.half().numpy())
         roll = pair.roll.read(begin, end)
         pedal, velocities = roll[SUSTAIN_ROW] >= PEDAL_DOWN, roll[SOUNDING_KEY_ROWS].astype(np.uint8)
-        self.recordings.append((logmel.astype(np.float16), velocities, pedal, np.load(path)))
+        logits = np.load(path)
+        if logits.shape[1] != end - begin - 1:
+            raise InputError(
+                f"{path}: logits of {logits.shape[1]} frames, expected {end - begin - 1}: delete the folder"
+            )
+        self.recordings.append((logmel.astype(np.float16), velocities, pedal, logits))
 
     def batch(self, rng: np.random.Generator) -> list[torch.Tensor]:
         """Random chunks: log-mels (b, mels, t), velocities (b, keys, t), pedal (b, t), onset logits (b, keys, t-1)."""

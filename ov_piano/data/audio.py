@@ -24,6 +24,12 @@ from ov_piano.settings import LogMelSettings
 RATES = range(1000, 1_000_001)  # Hz, of audio files
 LARGEST_KERNEL = 2**24  # entries; torchaudio needs five times the memory, gigabytes for an odd ratio of rates
 LARGEST_SAMPLE = 1e9  # full scale is 1; beyond this the power spectrogram could overflow
+# Byte order and name of the chunk that holds the samples
+SAMPLES_CHUNK = {
+    (b"RIFF", b"WAVE"): ("<", b"data"),
+    (b"FORM", b"AIFF"): (">", b"SSND"),
+    (b"FORM", b"AIFC"): (">", b"SSND"),
+}
 # Length of the data chunk in WAV files that a program writes to a pipe: sox, arecord, ffmpeg
 UNKNOWN_LENGTHS = range(0x7FFFEF00, 0x7FFFF001), range(0x80000000, 0x80000001), range(0xFFFFFF00, 2**32)
 SILENCE_DB = -100.0  # dB, log-mel of digital silence: AmplitudeToDB's floor of 1e-10
@@ -47,11 +53,11 @@ class AudioInfo(NamedTuple):
 
 
 def audio_info(path: str | Path) -> AudioInfo:
-    """:raises InputError: missing, empty, truncated or not audio."""
+    """:raises InputError: missing, empty, truncated (in a format that tells its length) or not audio."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    _check_wave_length(path)
+    _check_length(path)
     try:
         with _opened(path) as file:
             info = AudioInfo(file.frames, file.samplerate, file.channels)
@@ -75,18 +81,19 @@ def _opened(path: str | Path) -> sf.SoundFile:
     return sf.SoundFile(repaired)
 
 
-def _check_wave_length(path: Path) -> None:
-    """Detect truncated wave files by the length of their data chunk; libsndfile reads them without an error."""
+def _check_length(path: Path) -> None:
+    """Detect truncated WAV and AIFF files by the length of their samples; libsndfile reads them without an error."""
     size = path.stat().st_size
     if size == 0:
         raise InputError(f"{path}: empty file")
     with path.open("rb") as file:
-        riff, _, wave = struct.unpack("<4sI4s", file.read(12).ljust(12))
-        if (riff, wave) != (b"RIFF", b"WAVE"):
+        form, _, kind = struct.unpack("<4sI4s", file.read(12).ljust(12))
+        if (form, kind) not in SAMPLES_CHUNK:
             return
+        order, samples = SAMPLES_CHUNK[form, kind]
         while len(head := file.read(8)) == 8:
-            name, length = struct.unpack("<4sI", head)
-            if name == b"data":
+            name, length = struct.unpack(f"{order}4sI", head)
+            if name == samples:
                 missing = file.tell() + length - size
                 if missing > 0 and not any(length in lengths for lengths in UNKNOWN_LENGTHS):
                     raise InputError(f"{path}: truncated, {missing} of {length} bytes of its samples are missing")

@@ -102,7 +102,7 @@ class Store:
         self.path = Path(path)
         self._file, self._data, self._pid = None, None, None
         if not self.path.is_file():
-            raise InputError(f"{path}: no such file")
+            raise InputError(f"{path}: no such file (HDF5_MEL_PATH and HDF5_ROLL_PATH name those of script 0a or 0b)")
         try:
             with h5py.File(self.path, "r") as file:
                 self.height, self.metadata, self.begins, self.ends = _check_store(file, height)

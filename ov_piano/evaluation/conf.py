@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, POSITIVE, REQUIRED, SHIFTS, option
+from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, POSITIVE, REQUIRED, SHIFTS, TOLERANCE, option
 from ov_piano.errors import InputError
 from ov_piano.settings import DatasetConf, DecoderConf, InferenceConf, MapsConf, SpeedConf, StoresConf, Tolerances
 
@@ -31,8 +31,8 @@ class Search:
 class Scoring:
     """Tolerances for correct notes."""
 
-    TOLERANCE_SECS: float = option(0.05, "onset tolerance in seconds", POSITIVE)
-    TOLERANCE_VEL: float = option(0.1, "velocity tolerance on a scale of 0-1", POSITIVE)
+    TOLERANCE_SECS: float = option(0.05, "onset tolerance in seconds", TOLERANCE)
+    TOLERANCE_VEL: float = option(0.1, "velocity tolerance on a scale of 0-1", TOLERANCE)
 
 
 @dataclass
@@ -92,6 +92,8 @@ class EvalConf(
             raise InputError(
                 "setting SAVE_OPERATING_POINT=true: expected two or more SEARCH_THRESHOLDS or SEARCH_SHIFTS"
             )
+        if self.SAVE_OPERATING_POINT and max(map(abs, self.SEARCH_SHIFTS)) >= 1:
+            raise InputError("setting SAVE_OPERATING_POINT=true: expected SEARCH_SHIFTS below 1 s, up or down")
 
     @property
     def is_search(self) -> bool:

@@ -31,11 +31,11 @@ from torch import Tensor
 
 from ov_piano.data.audio import LARGEST_SAMPLE
 from ov_piano.errors import InputError
-from ov_piano.transcription.streaming import StreamEvent
+from ov_piano.transcription.streaming import MOST_GAIN_DB, StreamEvent
 from ov_piano.transcription.streaming_ends import NoteEnd
 
 SAMPLE_RATES = (8_000, 192_000)  # Hz
-GAINS_DB = (-12.0, 12.0)
+GAINS_DB = (-MOST_GAIN_DB, MOST_GAIN_DB)
 LOOK_AHEADS = (1, 16)  # frames
 MESSAGE_SECS = 1.0
 MESSAGE_BYTES = int(MESSAGE_SECS * SAMPLE_RATES[1] * 4)

@@ -1,7 +1,6 @@
 """Shared by all streams: the network, the worker threads, and the limit on streams."""
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 
 from ov_piano.constants import SAMPLE_RATE
 from ov_piano.errors import InputError
+from ov_piano.machine.cores import available_cores
 from ov_piano.transcription.streaming import DEFAULT, StreamingTranscriber, StreamSettings
 from ov_piano.transcription.transcriber import Transcriber
 
@@ -50,7 +50,10 @@ class Service:
         self.streams = 0
         torch.set_num_threads(1)
         self._pool = ThreadPoolExecutor(
-            workers or os.cpu_count(), thread_name_prefix="transcribe", initializer=torch.set_num_threads, initargs=(1,)
+            workers or available_cores(),
+            thread_name_prefix="transcribe",
+            initializer=torch.set_num_threads,
+            initargs=(1,),
         )
 
     def warm_up(self) -> None:

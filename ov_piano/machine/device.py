@@ -19,8 +19,8 @@ def select_device(name: str, tf32: bool = True) -> torch.device:
         raise InputError(f"DEVICE={name}: not a usable device, expected cpu, cuda, cuda:1 or the like") from None
     try:
         torch.empty(1, device=device).item()  # raises on "meta", which has no values
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise InputError(f"DEVICE={name}: not a usable device here ({reason})") from None
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = tf32

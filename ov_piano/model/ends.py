@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from ov_piano.errors import InputError
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.end_stage import EndStage
-from ov_piano.model.networks import load_network
+from ov_piano.model.networks import FINGERPRINT, load_network
 from ov_piano.model.sidecar import read_sidecar
 from ov_piano.model.snapshot import load_state, read_snapshot, save_atomically
 
 SUFFIX = ".ends.torch"
-FINGERPRINT = "network"  # name of its entry in the file
 FINGERPRINT_BYTES = 16
 
 

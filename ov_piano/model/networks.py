@@ -16,6 +16,7 @@ from ov_piano.model.snapshot import load_state, read_snapshot
 NETWORKS: dict[str, type[OnsetVelocityBase]] = {
     network.__name__: network for network in (OnsetVelocityNet, OnsetsAndVelocities)
 }
+FINGERPRINT = "network"  # an entry of files with note ends: which network they were trained on
 
 
 def load_network(path: str | Path, leaky_relu_slope: float | None = None) -> OnsetVelocityBase:
@@ -26,7 +27,7 @@ def load_network(path: str | Path, leaky_relu_slope: float | None = None) -> Ons
     """
     sidecar = read_sidecar(path)
     slope = sidecar.slope(leaky_relu_slope)
-    state = read_snapshot(path)
+    state = _read_network(path)
     network = network_of(state) or OnsetVelocityNet  # load_state then reports the missing names
     bins = _mel_bands(state)
     shape = {} if bins is None else {"in_bins": bins}
@@ -40,11 +41,18 @@ def load_weights(path: str | Path, model: OnsetVelocityBase) -> None:
 
     :raises InputError: not a snapshot of this network; the model is then unchanged
     """
-    state = read_snapshot(path)
+    state = _read_network(path)
     network = network_of(state)
     if network is not None and not isinstance(model, network):
         raise InputError(f"{path}: snapshot of {network.__name__}, expected one of {type(model).__name__}")
     load_state(model, state, path)
+
+
+def _read_network(path: str | Path) -> dict[str, Tensor]:
+    state = read_snapshot(path)
+    if FINGERPRINT in state:
+        raise InputError(f"{path}: expected the weights of a network, found note ends: pass X.torch, not X.ends.torch")
+    return state
 
 
 def network_of(state: dict[str, Tensor]) -> type[OnsetVelocityBase] | None:

@@ -19,7 +19,8 @@ def reestimate_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     the last batch. Here all batches have equal weight, and dropout is off as in inference.
     Norms with frozen weights keep their statistics.
     """
-    norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.weight.requires_grad]
+    found = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
+    norms = [norm for norm in found if norm.weight is None or norm.weight.requires_grad]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()

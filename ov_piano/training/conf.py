@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, POSITIVE, SEED, SHIFT, one_of, option
+from ov_piano.config import FRACTION, FRACTIONS, NON_NEGATIVE, POSITIVE, SEED, SHIFT, TOLERANCE, one_of, option
 from ov_piano.constants import MELS_2023
 from ov_piano.errors import InputError
 from ov_piano.model.networks import NETWORKS
@@ -82,8 +82,8 @@ class Validation:
 class Scoring:
     """What counts as correct in cross-validation."""
 
-    XV_TOLERANCE_SECS: float = option(0.05, "onset tolerance in seconds", POSITIVE)
-    XV_TOLERANCE_VEL: float = option(0.1, "velocity tolerance on a scale of 0-1", POSITIVE)
+    XV_TOLERANCE_SECS: float = option(0.05, "onset tolerance in seconds", TOLERANCE)
+    XV_TOLERANCE_VEL: float = option(0.1, "velocity tolerance on a scale of 0-1", TOLERANCE)
     XV_SHIFT: float = option(-0.01, "seconds added to detected onsets before scoring", SHIFT)
 
 
@@ -163,6 +163,8 @@ class TrainConf(Method, SpeedConf, Running, MapsConf, Scoring, DecoderConf, Vali
             raise InputError(f"setting ENDS_INPATH={self.ENDS_INPATH}: expected TRAIN_ENDS=true")
         if self.TRAIN_ENDS and self.EDGE_LOSS_WEIGHT:
             raise InputError(f"setting EDGE_LOSS_WEIGHT={self.EDGE_LOSS_WEIGHT:g}: expected 0 with TRAIN_ENDS=true")
+        if self.TRAIN_ENDS and self.AUGMENT_MIX:
+            raise InputError(f"setting AUGMENT_MIX={self.AUGMENT_MIX:g}: expected 0 with TRAIN_ENDS=true")
         if self.TRAIN_ENDS and not self.TRAINABLE_ONSETS:
             raise InputError("setting TRAIN_ENDS=true: expected TRAINABLE_ONSETS=true (the network is frozen anyway)")
 

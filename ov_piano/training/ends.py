@@ -93,9 +93,9 @@ class EndForward(nn.Module):
         self._frozen = None
 
     def forward(self, logmel: Tensor, keys: Tensor) -> Tensor:
-        if self._frozen is None:  # not before the first step: by then a resumed run has its weights
-            self._frozen = optimize_for_inference(self.model).end_input if self.fast else self.model.end_input
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(logmel.device.type, enabled=False):  # the kernels read float32
+            if self._frozen is None:  # not before the first step: by then a resumed run has its weights
+                self._frozen = optimize_for_inference(self.model).end_input if self.fast else self.model.end_input
             onsets, spectrum = self._frozen(logmel)
         return self.model.end_stage(onsets.clone(), spectrum.clone(), keys)  # autograd refuses inference tensors
 

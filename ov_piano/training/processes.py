@@ -2,7 +2,8 @@
 
 Each process computes its share of every batch. Gradients, batch-norm statistics and reported losses are those of
 the whole batch, so the number of processes only affects random draws: each process draws dropout and augmentation
-for its own share.
+for its own share. Two exceptions: the loss of note ends is a mean over the notes of a share, then over the shares, and
+EDGE_LOSS_WEIGHT takes every second chunk of a share.
 """
 
 import os
@@ -44,11 +45,8 @@ class Processes:
         :raises InputError: an unusable device, one GPU for all processes, or variables that torchrun would not set
         """
         rank, world = _number("RANK", "0"), _number("WORLD_SIZE", "1")
-        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-        if not 0 <= rank < world or (world > 1 and missing):
-            raise InputError(
-                f"RANK={rank} and WORLD_SIZE={world} in the environment: start several processes by torchrun"
-            )
+        if not 0 <= rank < world:
+            raise InputError(f"RANK={rank} and WORLD_SIZE={world} in the environment: expected a RANK below WORLD_SIZE")
         if world > 1 and device_name.startswith("cuda:"):
             raise InputError(f"DEVICE={device_name}: with several processes expected DEVICE=cuda, one GPU for each")
         if world > 1 and device_name == "cuda":
@@ -61,6 +59,9 @@ class Processes:
         return self.rank == 0
 
     def __enter__(self) -> "Processes":
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if self.world > 1 and missing:
+            raise InputError(f"WORLD_SIZE={self.world} without {missing[0]} in the environment: start with torchrun")
         if self.world > 1:
             if self.device.type == "cuda":
                 torch.cuda.set_device(self.device)

@@ -83,5 +83,5 @@ class SnapshotFolder:
         self.saved = [(best, name) for best, name in saved if (self.folder / name).exists()]
 
     def has_validated(self, step: int) -> bool:
-        """Whether a cross-validated snapshot of ``step`` exists."""
-        return any(self.folder.glob(f"*step={step}_f1=*.torch"))
+        """Whether this run has saved a cross-validated snapshot of ``step``."""
+        return any(f"step={step}_f1=" in name for _, name in self.saved)

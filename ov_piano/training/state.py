@@ -79,7 +79,7 @@ class TrainingState:
         :raises InputError: ``path`` is missing or not a training state
         """
         if not Path(path).is_file():
-            raise InputError(f"{path}: training state not found")
+            raise InputError(f"{path}: training state not found (RESUME=auto finds the newest in OUTPUT_DIR)")
         try:
             return cls(**torch.load(path, map_location="cpu", weights_only=True))
         except Exception as error:  # the unpickler may raise anything on a damaged or foreign file
@@ -90,7 +90,7 @@ class TrainingState:
     ) -> None:
         """Restore weights and optimizer moments; ``optimizer`` keeps its current momentum and weight decay.
 
-        An ``average`` that was not saved starts with the restored weights.
+        An ``average`` that was not saved has the restored weights, until it starts with those of the next step.
 
         :raises InputError: the state does not fit; ``path`` is used in the message
         """

@@ -150,7 +150,11 @@ class Trainer:
         return self.validated_step == self.step
 
     def save(self, model: nn.Module, scores: dict[str, float] | None = None) -> None:
-        """Save a snapshot of ``model``, named after its scores, and the training state."""
+        """Save a snapshot of ``model``, named after its scores, and the training state.
+
+        :raises InputError: weights or batch-norm statistics are not finite
+        """
+        self._require_finite()
         if self.processes.is_first:
             logger.info("saved %s", self.snapshots.save(model, self.step, scores))
         self.save_state()

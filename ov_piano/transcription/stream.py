@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ov_piano.constants import FRAME_SECS, TOP_DB
 from ov_piano.data.audio import LARGEST_SAMPLE, RATES, LogMel, resample, resampled_blocks
+from ov_piano.data.audio_stream import MOST_CHANNELS
 from ov_piano.errors import InputError
 from ov_piano.settings import LogMelSettings
 
 BLOCK = 400_000  # samples of an array to process at once
-MOST_CHANNELS = 64
 PCM = {np.dtype("u1"): (128, 2**7), np.dtype("i2"): (0, 2**15), np.dtype("i4"): (0, 2**31)}  # offset, full scale
 
 

@@ -91,7 +91,8 @@ class Transcriber:
         if point is None and None in (threshold, shift):
             point = PUBLISHED[type(model).__name__]
             log.warning(
-                "no operating point found for %s: using the published threshold %g and shift %g s unless given",
+                "no operating point found for %s (script 2 with SAVE_OPERATING_POINT=true finds it): using the "
+                "published threshold %g and shift %g s unless given",
                 self.snapshot,
                 *point,
             )
