@@ -34,9 +34,9 @@ class MidiEvents(NamedTuple):
 
 def parse_midi(data: bytes) -> MidiEvents:
     """Events of a file; raises ValueError, IndexError or struct.error if it is not well-formed."""
-    name, size, midi_format, track_count, division = struct.unpack_from(">4sLHHH", data)
-    if name != b"MThd":
+    if not data.startswith(b"MThd"):
         raise ValueError("no MThd header")
+    size, midi_format, track_count, division = struct.unpack_from(">LHHH", data, 4)
     position, tracks = 8 + size, []
     while len(tracks) < track_count:
         name, size = struct.unpack_from(">4sL", data, position)
