@@ -104,7 +104,9 @@ def _read_csv(path: Path, version: int) -> list[dict]:
         raise InputError(f"{path}: not a CSV table: {error}") from None
     missing = [column for column in COLUMNS if column not in header]
     if missing:
-        raise InputError(f"{path}: expected the columns {', '.join(COLUMNS)}, separated by commas; {', '.join(missing)} missing")
+        raise InputError(
+            f"{path}: expected the columns {', '.join(COLUMNS)}, separated by commas; {', '.join(missing)} missing"
+        )
     if not lines:
         raise InputError(f"{path}: no rows")
     if len(lines) != PUBLISHED_ROWS[version]:
