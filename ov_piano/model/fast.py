@@ -33,7 +33,7 @@ from ov_piano.model.kernels.steps import (
     ToKeys,
 )
 from ov_piano.model.kernels.winograd import time_conv_leaky_relu, transform_weight
-from ov_piano.model.layers import SubSpectralNorm, batch_norm_of
+from ov_piano.model.layers import SubSpectralNorm, affine, batch_norm_of
 
 CHECKED_FRAMES = 40  # must exceed FEW_FRAMES
 LARGEST_ERROR = {torch.float32: 1e-3, torch.bfloat16: 0.2}  # maximum relative error of the logits in `_check_equal`
@@ -187,21 +187,15 @@ def _in_pieces(local: list[LocalFunction], frames: int) -> incremental.Step:
     return incremental.Step(run, frames)
 
 
-def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """The norm in eval mode as a scale and shift per channel."""
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return scale, norm.bias - norm.running_mean * scale
-
-
 def _bin_table(norm: SubSpectralNorm | nn.BatchNorm2d, channels: int) -> Tensor:
     """Scale and shift per channel and bin, (c, bins, 2); bins is 1 for a plain batch norm."""
-    columns = [x.view(channels, -1) for x in _affine(batch_norm_of(norm))]
+    columns = [x.view(channels, -1) for x in affine(batch_norm_of(norm))]
     return torch.stack(columns, dim=2).contiguous()
 
 
 def _context_aware(step: ContextAware, before: Step | None) -> incremental.Step:
     branches = tuple(step.branches)
-    scale, shifts = (torch.cat(x) for x in zip(*map(_affine, step.inner_norms), strict=True))
+    scale, shifts = (torch.cat(x) for x in zip(*map(affine, step.inner_norms), strict=True))
     weights = step.weights
     weights = [w * s[:, None, None, None] for w, s in zip(weights, scale.split(len(weights[0])), strict=True)]
     plan = sparse_conv.forward_plan(weights[0].shape[1], branches)
@@ -240,13 +234,13 @@ def _small_conv(step: SmallConv) -> incremental.Step:
 
 
 def _frequency_map(step: FrequencyMap, dtype: torch.dtype) -> LocalFunction:
-    scale, shift = _affine(step.norm)
+    scale, shift = affine(step.norm)
     weight, shift, slope = (step.weight * scale[:, None, None]).to(dtype), shift[:, None, None], step.slope
     return lambda x: functional.leaky_relu_((weight @ x.to(dtype)).float().add_(shift), slope)
 
 
 def _norm(norm: SubSpectralNorm | nn.BatchNorm2d) -> LocalFunction:
-    scale, shift = _affine(batch_norm_of(norm))
+    scale, shift = affine(batch_norm_of(norm))
     return lambda x: torch.addcmul(shift.view(x.shape[1], -1, 1), scale.view(x.shape[1], -1, 1), x)
 
 
@@ -254,7 +248,7 @@ def _pointwise(step: Pointwise, dtype: torch.dtype) -> LocalFunction:
     """A matrix product per frame: (b, c_in, 1, t) -> (b, c_out, 1, t)."""
     conv, slope = step.conv, step.slope
     is_last = step.norm is None
-    scale, shift = (torch.ones(conv.out_channels), conv.bias.clone()) if is_last else _affine(step.norm)
+    scale, shift = (torch.ones(conv.out_channels), conv.bias.clone()) if is_last else affine(step.norm)
     weight, shift = (conv.weight.flatten(1) * scale[:, None]).to(dtype), shift[:, None]  # (c_out, c_in)
 
     def function(x: Tensor) -> Tensor:
@@ -266,7 +260,7 @@ def _pointwise(step: Pointwise, dtype: torch.dtype) -> LocalFunction:
 
 def _collapse_keys(step: CollapseKeys, dtype: torch.dtype) -> LocalFunction:
     """(b, c, keys, t) -> (b, c_out, 1, t): a convolution along time with c * keys input channels."""
-    scale, shift = _affine(step.norm)
+    scale, shift = affine(step.norm)
     taps, slope = step.conv.weight.flatten(1, 2) * scale[:, None, None], step.slope  # (c_out, c * keys, 3)
     weight, direct = transform_weight(taps).to(dtype), taps.permute(0, 2, 1).flatten(1).contiguous().to(dtype)
 

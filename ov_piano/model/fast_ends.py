@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, leaky_relu_, pad
 
 from ov_piano.model.end_stage import LEVELS, EndStage, Residual, Strided, mean_over_time, whole_steps
+from ov_piano.model.layers import affine
 
 
 def prepare_end_stage(stage: EndStage) -> Callable[..., Tensor]:
@@ -41,8 +42,8 @@ def prepare_end_stage(stage: EndStage) -> Callable[..., Tensor]:
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of convolution and norm."""
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return (conv.weight * scale[:, None, None, None]).detach(), (norm.bias - norm.running_mean * scale).detach()
+    scale, shift = affine(norm)
+    return (conv.weight * scale[:, None, None, None]).detach(), shift.detach()
 
 
 def _channels_last(layer: Strided | Residual) -> Callable[[Tensor], Tensor]:

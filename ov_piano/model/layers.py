@@ -28,6 +28,12 @@ def batch_norm_of(norm: SubSpectralNorm | nn.BatchNorm2d) -> nn.BatchNorm2d:
     return norm.bn if isinstance(norm, SubSpectralNorm) else norm
 
 
+def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """The norm in eval mode as a scale and shift per channel."""
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
 class SqueezeExcite(nn.Module):
     """One gate in 0..1 per output channel, computed from the input's mean over frequency and time.
 
