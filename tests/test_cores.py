@@ -32,7 +32,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
         "2_eval_onsets_velocities.py",
         "ov_piano/transcribe.py",
         "ov_piano/score.py",
-        "ov_piano/export.py",
         "ov_piano/live/__main__.py",
     ],
 )

@@ -135,7 +135,7 @@ def inference(snapshot, pair, mel, roll, **settings):
 
 def test_script_2_uses_the_slope_and_refuses_another(tmp_path):
     snapshot, stores = save(tmp_path), store_pair(tmp_path, SETTINGS)
-    assert slopes(inference(snapshot, *stores).__self__) == {0.01}
+    assert slopes(inference(snapshot, *stores)) == {0.01}
     with pytest.raises(InputError, match=r"\.yaml: trained with a leaky ReLU slope of 0\.01, found 0\.1"):
         inference(snapshot, *stores, LEAKY_RELU_SLOPE=0.1)
 

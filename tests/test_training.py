@@ -74,7 +74,9 @@ def test_schedule_with_warm_up_equals_the_published_one(name, schedule):
 
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize("network", NETWORKS.values())
-def test_losses_of_nine_steps_equal_the_published_ones(network, fast):
+def test_losses_of_nine_steps_equal_the_published_ones(network, fast, monkeypatch):
+    # oneDNN rounds differently on each generation of processors, and nine steps amplify that beyond the tolerance.
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", fast)
     golden = np.load(GOLDEN / ("train_steps_2023.npz" if network is OnsetsAndVelocities else "train_steps.npz"))
     model = network(dropout=0.0, init=False)
     model.load_state_dict(golden_state(model, db_statistics=False))
