@@ -22,7 +22,7 @@ from ov_piano.evaluation.ground_truth import load_ground_truth
 from ov_piano.evaluation.scoring import score
 from ov_piano.evaluation.search import as_notes
 from ov_piano.model.onset_velocity_net import OnsetVelocityNet
-from ov_piano.model.sidecar import read_sidecar
+from ov_piano.model.sidecar import read_sidecar, write_operating_point
 from ov_piano.model.snapshot import save_snapshot
 from ov_piano.settings import Chunking, OperatingPoint
 from ov_piano.transcription.decoder import Decoder
@@ -157,6 +157,17 @@ def test_script_searches_tests_and_writes_what_it_prints(maestro_case, tmp_path)
             assert row[1:] == pytest.approx(again, abs=1e-6)
             printed = rf"{re.escape(row.Filename)} +{row.P:.6f} +{row.R:.6f} +{row.F1:.6f}"
             assert re.search(printed, done.stdout.split(f"\n{name.upper().replace('_', '+')}\n")[1])
+
+
+def test_another_operating_point_of_the_snapshot_is_named(maestro_case, tmp_path, caplog):
+    snapshot = shutil.copy(maestro_case["SNAPSHOT_INPATH"], tmp_path)
+    write_operating_point(snapshot, OperatingPoint(0.8, -0.02))
+    for number, threshold in enumerate((0.3, 0.8)):
+        changed = {"SNAPSHOT_INPATH": snapshot, "OUTPUT_DIR": tmp_path / str(number), "SEARCH_SHIFTS": "[-0.02]"}
+        settings = maestro_case | changed | {"SEARCH_THRESHOLDS": f"[{threshold}]"}
+        accepted(SCRIPT, *(f"{key}={value}" for key, value in settings.items()))
+    (named,) = [line for line in caplog.messages if "operating point" in line]
+    assert named.endswith("has another operating point of its own: threshold 0.8, shift -0.02 s")
 
 
 def test_search_tie_chooses_the_most_accurate_shift(maestro_case, tmp_path, capsys):

@@ -289,6 +289,13 @@ def test_unusable_settings_of_training_are_one_line(toy_maestro, stores, tmp_pat
     assert expected in refused("1_train_onsets_velocities.py", *args, arg)
 
 
+def test_a_wrong_setting_stops_before_the_frame_cache_is_written(stores, tmp_path):
+    mel, roll = (shutil.copy(stores / name, tmp_path) for name in (MEL_NAME, ROLL_NAME))
+    args = (f"HDF5_MEL_PATH={mel}", f"HDF5_ROLL_PATH={roll}", f"OUTPUT_DIR={tmp_path / 'out'}", "MAESTRO_PATH=nowhere")
+    assert "nowhere: no such folder" in refused("1_train_onsets_velocities.py", *args)
+    assert list(tmp_path.glob("*.frames*")) == []
+
+
 @pytest.mark.parametrize("secs", [0.25, 0.5, 2.0])
 def test_chunks_begin_once_a_second_or_one_after_the_other(stores, secs):
     script = load_script("1_train_onsets_velocities.py")
