@@ -4,8 +4,8 @@
 
 STORES are folders with the HDF5 files of script 0a. Script 1 runs the frozen network at every step. Here it runs once
 per recording of the train split and leaves its onset logits in a subfolder of FOLDER; a later call with this network
-reuses them. They are those of the recording without augmentation. The ends, FOLDER/fitted.ends.torch, are a moving
-average of the weights.
+reuses those of unchanged log-mels. The logits are those of the recording without augmentation. The ends,
+FOLDER/fitted.ends.torch, are a moving average of the weights.
 
 Their notes must end where they do in the audio, so --without KEY leaves out the recordings whose file name begins
 with ``KEY_`` (see `join.py`). A second target, dropped afterwards, teaches the path of all keys the sustain pedal.
@@ -13,6 +13,7 @@ with ``KEY_`` (see `join.py`). A second target, dropped afterwards, teaches the 
 
 import argparse
 import math
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +80,8 @@ class StoredRecordings:
         begin, end = int(pair.begins[index]), int(pair.ends[index])
         if end - begin <= FRAMES:
             return
-        logmel, path = pair.mel.read(begin, end), self._folder / f"{pair.metadata[index].basename}.npy"
+        logmel = pair.mel.read(begin, end)
+        path = self._folder / f"{pair.metadata[index].basename}_{zlib.crc32(logmel.tobytes()):08x}.npy"
         if not path.exists():
             with torch.inference_mode():
                 onsets = self._run(torch.from_numpy(logmel)[None])[0][0]
@@ -87,12 +89,7 @@ class StoredRecordings:
                 np.save(file, onsets.half().numpy())
         roll = pair.roll.read(begin, end)
         pedal, velocities = roll[SUSTAIN_ROW] >= PEDAL_DOWN, roll[SOUNDING_KEY_ROWS].astype(np.uint8)
-        logits = np.load(path)
-        if logits.shape[1] != end - begin - 1:
-            raise InputError(
-                f"{path}: logits of {logits.shape[1]} frames, expected {end - begin - 1}: delete the folder"
-            )
-        self.recordings.append((logmel.astype(np.float16), velocities, pedal, logits))
+        self.recordings.append((logmel.astype(np.float16), velocities, pedal, np.load(path)))
 
     def batch(self, rng: np.random.Generator) -> list[torch.Tensor]:
         """Random chunks: log-mels (b, mels, t), velocities (b, keys, t), pedal (b, t), onset logits (b, keys, t-1)."""
@@ -142,6 +139,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--without", action="append", default=[], metavar="KEY")
     args = parser.parse_args()
+    if args.steps < 2:
+        parser.error(f"--steps {args.steps}: expected at least 2")
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     try:
