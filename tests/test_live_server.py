@@ -25,7 +25,7 @@ from ov_piano.constants import FRAME_SECS
 from ov_piano.errors import InputError
 from ov_piano.live import session
 from ov_piano.live.__main__ import ConfDef, main
-from ov_piano.live.protocol import DB_STEP, LOWEST_DB, parse_samples, parse_text
+from ov_piano.live.protocol import DB_STEP, LOWEST_DB, MESSAGE_BYTES, parse_samples, parse_text
 from ov_piano.live.server import SAMPLES
 from ov_piano.live.service import Limits, Service
 from ov_piano.transcription.streaming import DEFAULT, StreamingTranscriber
@@ -223,7 +223,7 @@ def test_any_bytes_are_samples_or_refused(data):
 
 def test_a_message_that_is_too_large_ends_the_connection(site):
     with site.connect() as client:
-        client.send(bytes(2_000_000))
+        client.send([bytes(MESSAGE_BYTES), bytes(1)])  # in two frames: the server reads all before it closes
         assert list(answers(client)) == []
     assert client.close_code == 1009
     wait_until_free(site)
