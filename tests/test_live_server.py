@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from ov_piano.transcription.transcriber import Transcriber
 
 pytest.importorskip("websockets")
 pytest.importorskip("uvicorn")
+
+from websockets.exceptions import ConnectionClosedError
 
 from tests.live_site import START, Heard, Site, answers, live_site, stream
 
@@ -223,7 +226,8 @@ def test_any_bytes_are_samples_or_refused(data):
 
 def test_a_message_that_is_too_large_ends_the_connection(site):
     with site.connect() as client:
-        client.send([bytes(MESSAGE_BYTES), bytes(1)])  # in two frames: the server reads all before it closes
+        with suppress(ConnectionClosedError):  # the server may close before the last, empty fragment
+            client.send([bytes(MESSAGE_BYTES), bytes(1)])
         assert list(answers(client)) == []
     assert client.close_code == 1009
     wait_until_free(site)
