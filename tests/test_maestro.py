@@ -72,7 +72,7 @@ def test_audio_is_optional_without_need_audio(tree):
         (lambda root: _edit(root, lambda table: table.assign(duration="inf")), "column duration: expected a number"),
         (lambda root: _edit(root, lambda table: pd.concat([table, table])), "more than once"),
         (lambda root: next(root.rglob("*.midi")).unlink(), r"\.midi: no such file, although"),
-        (shutil.rmtree, "no such folder"),
+        (shutil.rmtree, "no such folder: expected MAESTRO v3"),
         (lambda root: [shutil.rmtree(root / year) for year in ("2004", "2009", "2018")], "no recording left"),
     ],
 )

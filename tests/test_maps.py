@@ -157,7 +157,7 @@ def test_standard_split_tests_on_the_disklaviers():
         (lambda root: next(root.rglob("*op27*.mid")).unlink(), r"op27_2_AkPnBcht\.mid: no such file, although"),
         (lambda root: (root / "AkPnBcht" / "MUS" / "song.mid").touch(), "song: not a MAPS file name"),
         (lambda root: (root / "AkPnBcht").rename(root / "AkPnCGdD"), "expected a recording of AkPnCGdD"),
-        (shutil.rmtree, "no such folder"),
+        (shutil.rmtree, "no such folder: expected MAPS"),
         (lambda root: [shutil.rmtree(folder) for folder in root.iterdir()], "no recording left"),
     ],
 )
