@@ -88,7 +88,8 @@ def build_step(conf: ConfDef, model: OnsetVelocityBase, processes: Processes) ->
     fast = conf.FAST and processes.world == 1  # the kernels' batch norms do not synchronise processes
     optimizer, schedule = build_optimizer(conf, model)
     if conf.TRAIN_ENDS:
-        return EndStep(processes.parallel(EndForward(model, fast)), optimizer, schedule, bf16=conf.BF16)
+        forward = processes.parallel(EndForward(model, fast))
+        return EndStep(forward, optimizer, schedule, over_processes=processes.mean, bf16=conf.BF16)
     return TrainingStep(
         processes.parallel(TrainingForward(model, conf.TRAINABLE_ONSETS, fast)),
         optimizer,

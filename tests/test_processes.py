@@ -12,8 +12,11 @@ from torch import nn
 
 from ov_piano.errors import InputError
 from ov_piano.machine.device import select_device
+from ov_piano.model.onset_velocity_net import OnsetVelocityNet
+from ov_piano.model.snapshot import save_snapshot
 from ov_piano.training.processes import CpuSyncBatchNorm, Processes
 from ov_piano.training.state import TrainingState, saved_states
+from tests.golden_weights import golden_state
 from tests.scripts import MEL_NAME, ROLL_NAME, ROOT, run_script, succeed
 
 SCRIPT = "1_train_onsets_velocities.py"
@@ -41,14 +44,14 @@ def records(output):
     return [json.loads(line) for log in logs for line in log.read_text().splitlines()]
 
 
-def training_args(toy_maestro, stores, output):
+def training_args(toy_maestro, stores, output, lr_max=0.005):
     return (
         f"MAESTRO_PATH={toy_maestro}",
         f"HDF5_MEL_PATH={stores / MEL_NAME}",
         f"HDF5_ROLL_PATH={stores / ROLL_NAME}",
         f"OUTPUT_DIR={output}",
-        *("DEVICE=cpu", "TRAIN_BS=4", "TRAIN_BATCH_SECS=1", "DATALOADER_WORKERS=0", "LR_MAX=0.005", "LR_PERIOD=8"),
-        *("DROPOUT=0", "BN_REESTIMATE_BATCHES=2", "FAST=false"),
+        *("DEVICE=cpu", "TRAIN_BS=4", "TRAIN_BATCH_SECS=1", "DATALOADER_WORKERS=0", f"LR_MAX={lr_max}"),
+        *("LR_PERIOD=8", "DROPOUT=0", "BN_REESTIMATE_BATCHES=2", "FAST=false"),
     )
 
 
@@ -66,6 +69,20 @@ def test_training_in_two_processes_equals_training_in_one(toy_maestro, stores, t
     assert (final[0].epoch, final[0].batch) == (final[1].epoch, final[1].batch)
     written = sorted(path.name.split("step=")[1].split("_")[0] for path in (two / "model_snapshots").glob("*.torch"))
     assert written == ["10", "5", "9.torch"]  # by the first process alone: validated ones and cycle ends
+
+
+def test_note_ends_in_two_processes_equal_those_in_one(toy_maestro, stores, tmp_path):
+    model = OnsetVelocityNet(init=False)
+    model.load_state_dict(golden_state(model))
+    save_snapshot(model, tmp_path / "net.torch")
+    runs = [tmp_path / name for name in ("one", "two")]
+    ends = ("TRAIN_ENDS=true", f"SNAPSHOT_INPATH={tmp_path / 'net.torch'}", f"MAX_STEPS={STEPS}", "OPTIMIZER=SGDR")
+    args = [(*training_args(toy_maestro, stores, run, lr_max=0.0005), *ends) for run in runs]
+    succeed(SCRIPT, *args[0])
+    torchrun(2, *args[1])
+    losses = [[r["end_loss"] for r in records(run) if "lr" in r] for run in runs]
+    assert len(losses[0]) == len(losses[1]) == STEPS
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
 def synchronised_norm_worker(rank, port, x, result_path):

@@ -5,6 +5,7 @@ survival analysis. The loss is the negative log probability of an end close to t
 not the frame, and what the scores accept costs nothing.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.functional import logsigmoid, pad
 
 from ov_piano.model.base import OnsetVelocityBase
 from ov_piano.model.fast import optimize_for_inference
+from ov_piano.training.schedule import Schedule
 from ov_piano.training.step import Step
 
 SHARE, LEAST_FRAMES = 0.15, 1.5  # of a note's length: the largest error without loss; scores accept 20 % and 50 ms
@@ -42,13 +44,15 @@ def find_notes(velocities: Tensor) -> Notes:
     return Notes(changes[begins] // (t + 2), begin, end, after[ends] > 0, (begin == 0) | (end == t))
 
 
-def end_loss(logits: Tensor, velocities: Tensor) -> Tensor:
+def end_loss(logits: Tensor, velocities: Tensor, over_processes: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Mean over the notes of -log P(the note ends where it should).
 
     Where its key is struck again, or the chunk ends, P is the probability that it lasts until then.
 
     :param logits: of the end in each frame, (rows, t)
     :param velocities: (rows, t), above 0 while a key sounds
+    :param over_processes: mean over the processes that have a share of the batch each. The mean of what they return is
+        then the loss of the whole batch, however the notes are distributed.
     """
     t, notes = logits.shape[1], find_notes(velocities)
     survival = pad(logsigmoid(-logits).double().cumsum(dim=1), (1, 0))  # log, before each frame: (rows, t + 1)
@@ -61,7 +65,10 @@ def end_loss(logits: Tensor, velocities: Tensor) -> Tensor:
     ends = torch.log(-torch.expm1(ends.clamp(max=-1e-6)))
     log_probability = lasts + torch.where(notes.struck_again | (last >= t), 0, ends)
     weights = torch.where(notes.is_cut, CUT_WEIGHT, 1.0)
-    return -(log_probability * weights).sum().float() / weights.sum().clamp(min=1)
+    weight = weights.sum()
+    if over_processes is not None:
+        weight = over_processes(weight)
+    return -(log_probability * weights).sum().float() / weight.clamp(min=1)
 
 
 def busiest_keys(key_velocities: Tensor, keys: int = KEYS_USED) -> Tensor:
@@ -104,7 +111,20 @@ class EndStep(Step):
     """Losses and weight update of one step; see `Step` for the parameters.
 
     :param forward: log-mel (b, mels, t) and keys (b, k) -> logits of note ends (b, k, t-1)
+    :param over_processes: mean over the processes that have a share of the batch each
     """
+
+    def __init__(
+        self,
+        forward: Callable,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        *,
+        over_processes: Callable[[Tensor], Tensor] | None = None,
+        bf16: bool = False,
+    ):
+        super().__init__(forward, optimizer, schedule, bf16=bf16)
+        self.over_processes = over_processes
 
     def losses(self, logmel: Tensor, key_velocities: Tensor) -> EndLosses:
         """Losses for a batch: log-mels (b, mels, t) in dB and velocities (b, keys, t), above 0 while a key sounds."""
@@ -112,4 +132,4 @@ class EndStep(Step):
         with torch.autocast(logmel.device.type, torch.bfloat16, enabled=self.bf16):
             logits = self.forward(logmel, keys)  # (b, k, t-1): the network's output lacks the first frame
         velocities = key_velocities.gather(1, keys[:, :, None].expand(-1, -1, key_velocities.shape[2]))[:, :, 1:]
-        return EndLosses(end_loss(logits.float().flatten(0, 1), velocities.flatten(0, 1)))
+        return EndLosses(end_loss(logits.float().flatten(0, 1), velocities.flatten(0, 1), self.over_processes))

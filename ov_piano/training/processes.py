@@ -2,8 +2,7 @@
 
 Each process computes its share of every batch. Gradients, batch-norm statistics and reported losses are those of
 the whole batch, so the number of processes only affects random draws: each process draws dropout and augmentation
-for its own share. Two exceptions: the loss of note ends is a mean over the notes of a share, then over the shares, and
-EDGE_LOSS_WEIGHT takes every second chunk of a share.
+for its own share, and EDGE_LOSS_WEIGHT takes every second chunk of a share.
 """
 
 import os
