@@ -13,6 +13,7 @@ import torch
 
 from ov_piano.data import maestro
 from ov_piano.data.midi import read_notes
+from ov_piano.errors import InputError
 from ov_piano.model.ends import load_ends
 from ov_piano.model.networks import load_network
 from ov_piano.resources import ASSETS, default_snapshot
@@ -119,6 +120,17 @@ def test_the_mean_of_weights(tmp_path):
     mean = torch.load(tmp_path / "mean.torch")
     assert mean["x.weight"].tolist() == [2.5, 2.5]
     assert mean["x.steps"] == 7
+
+
+@pytest.mark.parametrize("content", [None, {"x.weight": torch.zeros(3)}])
+def test_weights_of_another_network_are_not_averaged(recipe, content, tmp_path):
+    torch.save({"x.weight": torch.zeros(2)}, tmp_path / "a.torch")
+    other = tmp_path / "b.torch"
+    if content:
+        torch.save(content, other)
+    message = "expected weights of the same network as .*a.torch" if content else "snapshot not found"
+    with pytest.raises(InputError, match=f"b.torch: {message}"):
+        recipe("average").read_all([tmp_path / "a.torch", other])
 
 
 def test_key_up_measures_the_fall_after_a_note(recipe):

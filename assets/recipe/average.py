@@ -7,7 +7,18 @@ MAX_STEPS=1 BN_REESTIMATE_BATCHES=20 does so.
 import argparse
 from pathlib import Path
 
-import torch
+from ov_piano.errors import InputError
+from ov_piano.model.snapshot import read_snapshot, save_atomically
+
+
+def read_all(paths: list[Path]) -> list[dict]:
+    """:raises InputError: not snapshots, or not all of one network"""
+    states = [read_snapshot(path) for path in paths]
+    shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
+    for path, found in zip(paths, shapes, strict=True):
+        if found != shapes[0]:
+            raise InputError(f"{path}: expected weights of the same network as {paths[0]}")
+    return states
 
 
 def main() -> None:
@@ -15,13 +26,16 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("snapshots", nargs="+", type=Path)
     args = parser.parse_args()
-    states = [torch.load(path, weights_only=True) for path in args.snapshots]
+    try:
+        states = read_all(args.snapshots)
+    except InputError as error:
+        parser.error(str(error))
     mean = {
         name: sum(state[name].double() for state in states).div(len(states)).to(tensor.dtype)
         for name, tensor in states[0].items()
         if tensor.is_floating_point()
     }
-    torch.save(states[0] | mean, args.out)
+    save_atomically(states[0] | mean, args.out)
 
 
 if __name__ == "__main__":
