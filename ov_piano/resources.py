@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ov_piano.errors import InputError
 
-DEFAULT_SNAPSHOT = "OnsetsAndVelocities_2026_11_29_14_35_26.024step=2856_f1=0.9597__0.7220.torch"
+DEFAULT_SNAPSHOT = "OnsetsAndVelocities_2026_11_29_20_58_50.582step=4590_f1=0.9602__0.7180.torch"
 _NAME = DEFAULT_SNAPSHOT.removesuffix(".torch")
 IN_WHEEL = (
     DEFAULT_SNAPSHOT,
