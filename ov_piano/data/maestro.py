@@ -91,7 +91,7 @@ def _read_csv(path: Path, version: int) -> list[dict]:
     """The validated rows as dicts by column; years and durations are numbers."""
     dataset_name(version)
     if not path.parent.is_dir():
-        raise InputError(f"{path.parent}: no such folder: expected MAESTRO v{version}: its CSV and year folders")
+        raise InputError(f"{path.parent}: no such folder: expected MAESTRO v{version} (its CSV and year folders)")
     if not path.is_file():
         others = sorted(other.name for other in path.parent.glob("*.csv"))
         raise InputError(f"{path}: no such file (found {', '.join(others) or 'no CSV'} there)")

@@ -102,7 +102,7 @@ def load_recordings(
     """
     root = Path(root)
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder: expected MAPS: a folder for each instrument")
+        raise InputError(f"{root}: no such folder: expected MAPS (a folder for each instrument)")
     instruments = require_subset("instrument", instruments, INSTRUMENTS)
     categories = require_subset("category", categories, CATEGORIES)
     require_subset("choice of repeated pieces", [repeated_pieces], REPEATED_PIECES)
